@@ -1,0 +1,55 @@
+"""A move: one try to bring a session to another node."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from sojourn.model.base import Word
+
+Strategy = Literal["lazy", "copy"]
+
+
+class MovePhase(StrEnum):
+    PREPARING = "preparing"
+    """The target builds its sandbox; the session runs at the source."""
+    DEPARTING = "departing"
+    """Frozen, or about to be; nothing runs at the target yet."""
+    FILLING = "filling"
+    """Thawed at the target; pages are on their way."""
+    COMMITTING = "committing"
+    """Every page has arrived; the source is being released."""
+    DONE = "done"
+    ROLLING_BACK = "rolling_back"
+    FAILED = "failed"
+    """The session is where it was."""
+
+
+class MoveReport(Word):
+    """What a move cost. Seconds and bytes; zero until known."""
+
+    frozen_s: float = 0.0
+    filled_s: float = 0.0
+    """From the thaw until every page was in."""
+    image_bytes: int = 0
+    page_bytes: int = 0
+    layer_bytes: int = 0
+    connections_reset: tuple[str, ...] = ()
+    timeline: dict[str, float] = {}
+    """Step -> seconds since the freeze, for whoever asks where the time went."""
+
+
+class MoveView(Word):
+    id: str
+    session: str
+    source: str
+    target: str
+    strategy: Strategy
+    phase: MovePhase
+    done_bytes: int = 0
+    total_bytes: int = 0
+    report: MoveReport = MoveReport()
+    error: dict[str, str] | None = None
+    """As SojournError.to_wire()."""
+    started_at: float
+    ended_at: float | None = None

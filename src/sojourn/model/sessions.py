@@ -1,0 +1,114 @@
+"""A session: one sandboxed process tree with an identity that outlives its place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from sojourn.model.base import Word
+from sojourn.model.resources import Needs
+
+SandboxKind = Literal["runc", "process"]
+
+
+class SessionStatus(StrEnum):
+    PENDING = "pending"
+    """Accepted; no node has begun."""
+    STARTING = "starting"
+    RUNNING = "running"
+    MOVING = "moving"
+    """A move is under way and the session is, or soon will be, frozen."""
+    FILLING = "filling"
+    """It runs at the new place while its last pages are on their way; the source stands frozen."""
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    """It never ran, or its node said it can't."""
+    LOST = "lost"
+    """Its node died with it."""
+
+
+class Program(Word):
+    """What the rider starts. The environment is complete: nothing of the agent's leaks in."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = {}
+    cwd: str = "/"
+    uid: int = 0
+    gid: int = 0
+
+
+class Mount(Word):
+    """A folder of the node that the session sees at the same path.
+
+    `shared`: the folder itself (both nodes must have it). `carried`: a copy in the session's own writable layer
+    that travels with it.
+    """
+
+    path: str
+    mode: Literal["shared", "carried"] = "shared"
+
+
+class SessionSpec(Word):
+    name: str = ""
+    program: Program
+    files: dict[str, str] = {}
+    """Private files (a connection file), absolute path inside the sandbox -> text; mode 0600, the program's owner."""
+    needs: Needs = Needs()
+    sandbox: SandboxKind | None = None
+    """None: runc where the node has it, else a plain process."""
+    image: str | None = None
+    """None: the node's own root, read-only below the session's writable layer."""
+    mounts: tuple[Mount, ...] = ()
+    autostart: bool = True
+    """Start the program with the sandbox, before any client comes."""
+    ends_with_program: bool = False
+    """The session stops when its program exits. A kernel's does not: Jupyter may restart it."""
+
+
+class Place(Word):
+    """Where a session's rider can be reached, and under which incarnation."""
+
+    node: str
+    address: str
+    """host:port of the agent's data port."""
+    ticket: str
+    incarnation: int
+    epoch: int
+    """Streams go on while the epoch stays, and are reset when it grows (rollback, fork)."""
+
+
+class SessionView(Word):
+    """A session as the API shows it."""
+
+    id: str
+    name: str
+    owner: str
+    status: SessionStatus
+    node: str | None
+    """Name of the node where it runs (the target, once thawed there)."""
+    incarnation: int
+    epoch: int
+    sandbox: SandboxKind | None = None
+    created_at: float
+    move: str | None = None
+    """The id of the move under way."""
+    reason: str = ""
+    """Why it failed, was lost or rolled back; empty when all is well."""
+
+
+class Inspection(Word):
+    """What the node that holds a session says of moving it, before anything is frozen."""
+
+    memory_bytes: int = 0
+    private_dirty_bytes: int = 0
+    """What would travel as pages."""
+    layer_bytes: int = 0
+    """What would travel as files."""
+    processes: int = 0
+    forked_sharing_bytes: int = 0
+    """Memory shared copy-on-write between forks, which lazy pages would multiply."""
+    outside_connections: tuple[str, ...] = ()
+    """Connections that will be reset, as "tcp 10.0.0.1:5432"."""
+    blockers: tuple[str, ...] = ()
+    """Reasons why this session can't be frozen at all (a GPU device open, io_uring, a userfaultfd of its own)."""

@@ -1,0 +1,388 @@
+"""What the controller and its agents say to each other, over the WebSocket that the agent dials.
+
+The controller sends **instructions** (imperative), the agent answers with **events** (past tense). Events are
+numbered by the agent's journal and repeated until the controller has acknowledged them, so both sides treat each
+one as something that may come twice. Every instruction names the session and its incarnation: what speaks of an
+older incarnation is ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from sojourn.model.base import Word
+from sojourn.model.moves import MoveReport, Strategy
+from sojourn.model.nodes import Capabilities, Load
+from sojourn.model.resources import Resources
+from sojourn.model.sessions import Inspection, SessionSpec
+
+PROTOCOL = 1
+
+# ── instructions: controller → agent ─────────────────────────────────────────────────────────────────────────
+
+
+class StartSandbox(Word):
+    do: Literal["start_sandbox"] = "start_sandbox"
+    session: str
+    incarnation: int
+    epoch: int
+    spec: SessionSpec
+
+
+class StopSandbox(Word):
+    """Kill the session's processes and remove what was made for it. Right in any state; done twice it is done once."""
+
+    do: Literal["stop_sandbox"] = "stop_sandbox"
+    session: str
+    incarnation: int
+
+
+class InspectSession(Word):
+    do: Literal["inspect_session"] = "inspect_session"
+    request: str
+    session: str
+
+
+class PrepareArrival(Word):
+    """To the target: build everything that can be built while the session still runs at the source."""
+
+    do: Literal["prepare_arrival"] = "prepare_arrival"
+    move: str
+    session: str
+    incarnation: int
+    """The incarnation the session will have here."""
+    epoch: int
+    strategy: Strategy
+    spec: SessionSpec
+
+
+class Depart(Word):
+    """To the source, once the target is prepared: freeze, send, and keep the frozen session until told what became
+    of it. `incarnation` is the one it will have at the target."""
+
+    do: Literal["depart"] = "depart"
+    move: str
+    session: str
+    incarnation: int
+    strategy: Strategy
+    address: str
+    ticket: str
+
+
+class CommitMove(Word):
+    """To the source: every page has arrived; kill the frozen session and clean up."""
+
+    do: Literal["commit_move"] = "commit_move"
+    move: str
+    session: str
+
+
+class RollBackMove(Word):
+    """To the source: the session goes on here from the moment of the freeze, under this new incarnation and epoch."""
+
+    do: Literal["roll_back_move"] = "roll_back_move"
+    move: str
+    session: str
+    incarnation: int
+    epoch: int
+
+
+class AbandonArrival(Word):
+    """To the target: kill whatever arrived of this move, and clean up."""
+
+    do: Literal["abandon_arrival"] = "abandon_arrival"
+    move: str
+    session: str
+
+
+class AnswerVerb(Word):
+    """The answer to something a program asked through its rider (`%sojourn …`)."""
+
+    do: Literal["answer_verb"] = "answer_verb"
+    session: str
+    verb: str
+    """The id the rider gave it."""
+    ok: bool
+    body: dict[str, object] = {}
+    """The result, or an error as SojournError.to_wire()."""
+
+
+class SendLog(Word):
+    """Send the tail of what the session's program wrote to stdout and stderr, and the rider's own notes."""
+
+    do: Literal["send_log"] = "send_log"
+    request: str
+    session: str
+    tail_bytes: int = 65536
+
+
+Instruction = Annotated[
+    StartSandbox
+    | StopSandbox
+    | InspectSession
+    | PrepareArrival
+    | Depart
+    | CommitMove
+    | RollBackMove
+    | AbandonArrival
+    | AnswerVerb
+    | SendLog,
+    Field(discriminator="do"),
+]
+
+# ── events: agent → controller ───────────────────────────────────────────────────────────────────────────────
+
+
+class SandboxStarted(Word):
+    event: Literal["sandbox_started"] = "sandbox_started"
+    session: str
+    incarnation: int
+    sandbox: Literal["runc", "process"]
+
+
+class SandboxFailedToStart(Word):
+    event: Literal["sandbox_failed_to_start"] = "sandbox_failed_to_start"
+    session: str
+    incarnation: int
+    error: dict[str, str]
+
+
+class SandboxStopped(Word):
+    event: Literal["sandbox_stopped"] = "sandbox_stopped"
+    session: str
+    incarnation: int
+
+
+class SessionDied(Word):
+    """The sandbox is gone without having been told to (its rider was killed, the node rebooted)."""
+
+    event: Literal["session_died"] = "session_died"
+    session: str
+    incarnation: int
+    reason: str
+
+
+class ProgramExited(Word):
+    event: Literal["program_exited"] = "program_exited"
+    session: str
+    incarnation: int
+    code: int
+    """As subprocess gives it: negative for a signal."""
+
+
+class SessionInspected(Word):
+    event: Literal["session_inspected"] = "session_inspected"
+    request: str
+    session: str
+    inspection: Inspection | None = None
+    error: dict[str, str] | None = None
+
+
+class LogSent(Word):
+    event: Literal["log_sent"] = "log_sent"
+    request: str
+    session: str
+    text: str
+
+
+class ArrivalPrepared(Word):
+    event: Literal["arrival_prepared"] = "arrival_prepared"
+    move: str
+    session: str
+
+
+class SessionFrozen(Word):
+    """From the source."""
+
+    event: Literal["session_frozen"] = "session_frozen"
+    move: str
+    session: str
+
+
+class SessionSent(Word):
+    """From the source: the target now has all it needs to thaw. From here only the controller may say which of the
+    two lives."""
+
+    event: Literal["session_sent"] = "session_sent"
+    move: str
+    session: str
+
+
+class SessionThawed(Word):
+    """From the target: it runs here."""
+
+    event: Literal["session_thawed"] = "session_thawed"
+    move: str
+    session: str
+    incarnation: int
+    report: MoveReport
+
+
+class FillProgressed(Word):
+    event: Literal["fill_progressed"] = "fill_progressed"
+    move: str
+    session: str
+    done_bytes: int
+    total_bytes: int
+
+
+class SessionFilled(Word):
+    """From the target: every page has arrived and is confirmed (for `copy`: at once after the thaw)."""
+
+    event: Literal["session_filled"] = "session_filled"
+    move: str
+    session: str
+    incarnation: int
+    report: MoveReport
+
+
+class MoveCommitted(Word):
+    """From the source: released."""
+
+    event: Literal["move_committed"] = "move_committed"
+    move: str
+    session: str
+
+
+class MoveRolledBack(Word):
+    """From the source: the session runs here again."""
+
+    event: Literal["move_rolled_back"] = "move_rolled_back"
+    move: str
+    session: str
+    incarnation: int
+
+
+class ArrivalAbandoned(Word):
+    event: Literal["arrival_abandoned"] = "arrival_abandoned"
+    move: str
+    session: str
+
+
+class MoveStumbled(Word):
+    """Either side can't go on with a move.
+
+    `resumed`: only ever true from the source, and only when it had not sent everything: the session runs there as if
+    nothing had happened, under its old incarnation.
+    """
+
+    event: Literal["move_stumbled"] = "move_stumbled"
+    move: str
+    session: str
+    side: Literal["source", "target"]
+    resumed: bool
+    error: dict[str, str]
+
+
+class VerbAsked(Word):
+    """A program in the sandbox asked something through its rider."""
+
+    event: Literal["verb_asked"] = "verb_asked"
+    session: str
+    incarnation: int
+    verb: str
+    """An id, unique in the session; asked again after a move until answered."""
+    name: str
+    """"nodes", "where", "move"."""
+    arguments: dict[str, object] = {}
+
+
+Event = Annotated[
+    SandboxStarted
+    | SandboxFailedToStart
+    | SandboxStopped
+    | SessionDied
+    | ProgramExited
+    | SessionInspected
+    | LogSent
+    | ArrivalPrepared
+    | SessionFrozen
+    | SessionSent
+    | SessionThawed
+    | FillProgressed
+    | SessionFilled
+    | MoveCommitted
+    | MoveRolledBack
+    | ArrivalAbandoned
+    | MoveStumbled
+    | VerbAsked,
+    Field(discriminator="event"),
+]
+
+# ── the envelope ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Held(Word):
+    """One session (or half of a move) that the agent has on its disk when it says hello."""
+
+    session: str
+    incarnation: int
+    state: Literal["starting", "running", "arriving", "filling", "departing", "departed", "stopping"]
+    """departing: frozen or freezing, not everything sent. departed: everything sent, frozen, waiting for a verdict."""
+    move: str | None = None
+
+
+class Hello(Word):
+    """The agent's first message."""
+
+    say: Literal["hello"] = "hello"
+    protocol: int
+    version: str
+    name: str
+    labels: tuple[str, ...]
+    capacity: Resources
+    capabilities: Capabilities
+    address: str | None
+    held: tuple[Held, ...]
+
+
+class Welcome(Word):
+    """The controller's answer. `key` signs the tickets that clients and peers show at the agent's data port."""
+
+    say: Literal["welcome"] = "welcome"
+    node: str
+    token: str
+    """The node's own token for the next time; the join token may be spent."""
+    key: str
+    """32 bytes, hexadecimal."""
+    heartbeat_seconds: float
+
+
+class Turned(Word):
+    """The controller turns the agent away; the connection ends."""
+
+    say: Literal["turned_away"] = "turned_away"
+    error: dict[str, str]
+
+
+class Instruct(Word):
+    say: Literal["instruct"] = "instruct"
+    instruction: Instruction
+
+
+class Report(Word):
+    say: Literal["report"] = "report"
+    number: int
+    """Counts up in the agent's journal; 0 for what need not survive (progress, inspections, logs)."""
+    event: Event
+
+
+class Acknowledge(Word):
+    """The controller has written down every event up to this number."""
+
+    say: Literal["acknowledge"] = "acknowledge"
+    number: int
+
+
+class Heartbeat(Word):
+    say: Literal["heartbeat"] = "heartbeat"
+    load: Load
+
+
+FromAgent = Annotated[Hello | Report | Heartbeat, Field(discriminator="say")]
+FromController = Annotated[Welcome | Turned | Instruct | Acknowledge, Field(discriminator="say")]
+
+from_agent: TypeAdapter[Hello | Report | Heartbeat] = TypeAdapter(FromAgent)
+from_controller: TypeAdapter[Welcome | Turned | Instruct | Acknowledge] = TypeAdapter(FromController)
