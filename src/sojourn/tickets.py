@@ -28,9 +28,7 @@ def verify(ticket: str, key: str, now: float) -> dict[str, Any]:
     except ValueError as broken:
         raise Unauthorized("That is not a session ticket.", "Ask the controller for a new one.") from broken
     if not hmac.compare_digest(mac, _mac(body, key)):
-        raise Unauthorized(
-            "The session ticket was not signed for this node.", "Ask the controller for a new one."
-        )
+        raise Unauthorized("The session ticket was not signed for this node.", "Ask the controller for a new one.")
     claims: dict[str, Any] = json.loads(body)
     if claims["exp"] < now:
         raise Unauthorized("The session ticket has expired.", "Ask the controller for a new one.")
