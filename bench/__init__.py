@@ -1,0 +1,1 @@
+"""What Sojourn costs, measured: `python -m bench move|roundtrip|start --json`, one JSON object per result."""

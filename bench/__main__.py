@@ -1,0 +1,45 @@
+"""`python -m bench move|roundtrip|start`: one JSON object on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of indented JSON")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True)
+    move = commands.add_parser("move", parents=[shared], help="the silence a client hears during a live move")
+    move.add_argument("--heap-gb", type=float, default=1.0)
+    move.add_argument("--moves", type=int, default=10)
+    move.add_argument("--strategy", choices=["lazy", "copy", "auto"], default="lazy")
+    move.add_argument("--peers", action="store_true", help="podman's and runc's own way in the same run")
+    roundtrip = commands.add_parser("roundtrip", parents=[shared], help="what an execute and iopub cost")
+    roundtrip.add_argument("--rounds", type=int, default=200)
+    roundtrip.add_argument("--sessions", type=int, default=20, help="kernels running while memory is read")
+    start = commands.add_parser("start", parents=[shared], help="how soon a new kernel is ready")
+    start.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    result = _measure(options)
+    print(json.dumps(result, indent=None if options.json else 2))
+
+
+def _measure(options: argparse.Namespace) -> dict[str, object]:
+    if options.command == "move":
+        from bench import move
+
+        return move.measure(options.heap_gb, options.moves, options.strategy, options.peers)
+    if options.command == "roundtrip":
+        from bench import roundtrip
+
+        return roundtrip.measure(options.rounds, options.sessions)
+    from bench import start
+
+    return start.measure(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
