@@ -2,13 +2,16 @@
 
 The kernel runs in a container over this machine's own root, with its client's place taken by a thread that writes
 the time to a file every 2 ms; the gap is the longest silence in that file. Images go to memory (tmpfs), which is
-kind to the peers: the prior system for JupyterHub put them on NFS.
+kind to the peers: the prior system for JupyterHub put them on NFS. The kernel listens on Unix sockets, because a
+restored container's loopback interface is down and neither peer could restore its TCP connections.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,9 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sojourn.sandbox.criu_path import find_criu
-
 from bench.heap import prepare
+from sojourn.sandbox.criu_path import find_criu
 
 OWN_FOLDERS = ("dev", "out", "proc", "run", "sys", "tmp", "var/tmp")
 """What the container has for itself; everything else at the top is this machine's, read-only."""
@@ -35,7 +37,7 @@ def _write_times():
             file.write("%f\\n" % time.time()); file.flush(); time.sleep(0.002)
 threading.Thread(target=_write_times, daemon=True).start()
 from ipykernel.kernelapp import launch_new_instance
-launch_new_instance(argv=["-f", "/tmp/kernel.json", "--HistoryManager.hist_file=:memory:"])
+launch_new_instance(argv=["--transport=ipc", "-f", "/tmp/kernel.json", "--HistoryManager.hist_file=:memory:"])
 """
 
 
@@ -53,17 +55,24 @@ class Peer:
         self.out.mkdir()
         self.log = self.out / "times"
         self.argv = [sys.executable, "-c", KERNEL.format(prepare=prepare(heap_gb), log="/out/times")]
-        self.id = self.folder.name
+        self.id = f"sojourn-bench-{secrets.token_hex(4)}"
 
     def __enter__(self) -> Peer:
-        self.start()
+        try:
+            self.start()
+            self.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not (self.log.exists() and self.log.stat().st_size):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.name}: the kernel did not start")
             time.sleep(0.05)
         time.sleep(1.0)
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.remove()
@@ -79,10 +88,16 @@ class Peer:
         """Seconds of the longest silence around one checkpoint and restore."""
         before = time.time()
         self.carry()
-        time.sleep(0.5)
-        moments = [float(line) for line in self.log.read_text().splitlines()[:-1]]
+        stopped = time.time()
+        while (moments := self.moments())[-1] < stopped:
+            if time.time() > stopped + READY_SECONDS:
+                raise TimeoutError(f"{self.name}: the kernel did not come back")
+            time.sleep(0.1)
         around = [moment for moment in moments if moment > before - 0.5]
         return max(later - earlier for earlier, later in pairwise(around))
+
+    def moments(self) -> list[float]:
+        return [float(line) for line in self.log.read_text().splitlines()[:-1]]
 
     def start(self) -> None:
         raise NotImplementedError
@@ -143,10 +158,13 @@ class Runc(Peer):
         layers = f"lowerdir=/,upperdir={self.folder}/upper,workdir={self.folder}/work"
         self.run("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
         (self.folder / "config.json").write_text(json.dumps(self.config()))
-        # runc hands its own standard streams to the container: files of this machine would fail the dump.
-        self.run(
-            "sh", "-c", f"cd {self.folder} && runc --root {self.folder}/state run -d {self.id} 2>&1 | cat >run.log"
-        )
+        self.runc("run", "-d", "--bundle", str(self.folder), self.id)
+
+    def runc(self, *argv: str) -> None:
+        """runc hands its own standard streams to the container; files of this machine there would fail the dump, so
+        they are a pipe, whose other end lives as long as the container."""
+        command = shlex.join(["runc", "--root", f"{self.folder}/state", *argv])
+        self.run("sh", "-c", f"({command} </dev/null 2>&1 | cat >>{self.folder}/runc.log) >/dev/null 2>&1 &")
 
     def config(self) -> dict[str, Any]:
         """runc's default specification, with the kernel, without a network and with room to write."""
@@ -162,11 +180,9 @@ class Runc(Peer):
         return config
 
     def carry(self) -> None:
-        keep = ("--image-path", str(self.memory), "--tcp-established", "--file-locks")
-        runc = ("runc", "--root", f"{self.folder}/state")
-        self.run(*runc, "checkpoint", *keep, self.id)
-        bundle = ("--bundle", str(self.folder))
-        self.run("sh", "-c", " ".join([*runc, "restore", "-d", *keep, *bundle, self.id, "2>&1 | cat >>run.log"]))
+        keep = ("--image-path", str(self.memory), "--work-path", str(self.memory), "--tcp-established", "--file-locks")
+        self.run("runc", "--root", f"{self.folder}/state", "checkpoint", *keep, self.id)
+        self.runc("restore", "-d", *keep, "--bundle", str(self.folder), self.id)
 
     def remove(self) -> None:
         runc = ["runc", "--root", f"{self.folder}/state"]
