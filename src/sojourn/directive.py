@@ -7,7 +7,9 @@ or a need (`mem>=64G`, `cores>=8`, `gpu>=1`). Whether a bare word is a node or a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sojourn.errors import Invalid
 from sojourn.model.resources import Needs
@@ -54,3 +56,76 @@ def _need(term: str, found: re.Match[str]) -> dict[str, float | int]:
     if what.startswith("gpu"):
         return {"gpus": int(amount)}
     return {"cores": amount}
+
+
+@dataclass(frozen=True)
+class Directive:
+    """Where a cell asks to run: `place` is a valid expression; `returns` brings the session back after the cell."""
+
+    place: str
+    returns: bool = False
+
+
+_FIRST_LINE = re.compile(r"[ \t]*%%on(?:[ \t]+(?P<rest>.*?))?\s*")
+_COMMENTS = {"python": "#", "r": "#", "julia": "#", "bash": "#", "sh": "#", "ruby": "#", "perl": "#"}
+
+
+def find_directive(code: str, metadata: Mapping[str, Any]) -> Directive | None:
+    """The directive of a cell, from its first line or else from its metadata; raises Invalid when it means nothing."""
+    line = _directive_line(code)
+    if line is not None:
+        return _parse_line(code.split("\n")[line])
+    return _parse_metadata(metadata)
+
+
+def blank_directive(code: str, language: str) -> str:
+    """The cell as its kernel is to see it: no directive, and every other line where it was.
+
+    IPython drops empty lines at the head of a cell, which would shift the numbers of the others, so the directive
+    becomes a comment, indented as what follows (IPython removes a common indent). A cell magic below must stay the
+    first thing in its cell: there the line becomes empty.
+    """
+    found = _directive_line(code)
+    if found is None:
+        return code
+    lines = code.split("\n")
+    follower = next((line for line in lines[found + 1 :] if line.strip()), "")
+    comment = _COMMENTS.get(language.lower(), "")
+    if comment and not follower.lstrip().startswith("%%"):
+        lines[found] = f"{_indent(follower)}{comment} {lines[found].strip()}"
+    else:
+        lines[found] = ""
+    return "\n".join(lines)
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
+def _directive_line(code: str) -> int | None:
+    """The index of the first line that is not blank, if it is a directive."""
+    for number, line in enumerate(code.split("\n")):
+        if line.strip():
+            return number if _FIRST_LINE.fullmatch(line) else None
+    return None
+
+
+def _parse_line(line: str) -> Directive:
+    found = _FIRST_LINE.fullmatch(line)
+    terms = ((found and found["rest"]) or "").split()
+    options = [term for term in terms if term.startswith("--")]
+    if unknown := [option for option in options if option != "--return"]:
+        raise Invalid(f"%%on knows no option {unknown[0]}.", "Write %%on PLACE, or %%on PLACE --return.")
+    return _directive(" ".join(term for term in terms if not term.startswith("--")), bool(options))
+
+
+def _parse_metadata(metadata: Mapping[str, Any]) -> Directive | None:
+    own = metadata.get("sojourn")
+    own = own if isinstance(own, Mapping) else {}
+    place = own.get("node") or metadata.get("sojourn.node")
+    return _directive(str(place), own.get("return") is True) if place else None
+
+
+def _directive(place: str, returns: bool) -> Directive:
+    parse_place(place)
+    return Directive(place, returns)

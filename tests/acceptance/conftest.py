@@ -13,7 +13,7 @@ from sojourn.testing import end_kernel, stack, start_kernel
 
 def why_no_live_move() -> str:
     """The reason why this machine can't move a live session; empty when it can."""
-    from sojourn.movers.criu import probe
+    from sojourn.movers import probe
 
     strategies, refusals = probe()
     return "" if "lazy" in strategies else refusals.get("lazy", "lazy moves are not possible here")

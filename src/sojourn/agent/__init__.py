@@ -1,0 +1,19 @@
+"""The agent: the program on a node that holds sessions and carries out what the controller asks.
+
+    main         arguments, folder, start and end
+    agent        puts the parts together: what happens at start, in which order, and at the end
+    line         the WebSocket to the controller: hello, events until acknowledged, instructions in
+    runner       instruction -> work, one at a time per session; what happens in a sandbox -> event
+    departures   the source's halves of moves; arrivals: the target's; links: the connections between them
+    attendance   one session on this node: its sandbox, its rider's control line, the clients at its door
+    data_port    where clients and peers knock; hands their sockets to riders and movers
+    rider_line   the control connection to one rider
+    vigil        notices that a sandbox has died, and says why
+    journal      what must survive the agent: lives, halves of moves, events not yet acknowledged
+    capabilities what this node can do; machine: who it is; load: what it has and how busy it is
+    recovery     what an agent before this one left: taken back, ended, or cleaned up
+    folder       the agent's own folder, locked
+
+An agent may be killed at any moment. What it made is in the journal before it is made, so the next agent on the
+same folder takes the running sandboxes back, ends what was half done, and tells the controller the truth.
+"""

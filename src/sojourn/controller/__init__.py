@@ -1,0 +1,20 @@
+"""The controller: the one control plane.
+
+    serve        the program: listens, writes its card, ends on SIGTERM
+    app, routes  HTTP API and watchers' WebSocket
+    agents       the agents' WebSocket
+    controller   the parts put together
+    reconciler   event -> law (`sojourn.lifecycle`) -> database, instructions, watchers
+    moves        plans a move, begins it, waits for it; fitness: whether and how a session can travel
+    roster       the nodes; places: addresses and tickets
+    verbs        what a program may ask through its rider; questions: what agents are asked
+    tokens       who may talk to it
+
+It may be killed at any moment: every step is in the database before anybody is told, and agents that return are told
+again.
+"""
+
+from sojourn.controller.controller import Controller
+from sojourn.controller.serve import Options, serve
+
+__all__ = ["Controller", "Options", "serve"]

@@ -1,6 +1,6 @@
 """The words: what crosses a wire or stands in the database, as frozen pydantic models."""
 
-from sojourn.model.moves import MovePhase, MoveReport, MoveView, Strategy
+from sojourn.model.moves import MovePhase, MovePlan, MoveReport, MoveView, Strategy
 from sojourn.model.nodes import Capabilities, Load, NodeStatus, NodeView
 from sojourn.model.resources import Needs, Resources
 from sojourn.model.sessions import (
@@ -20,6 +20,7 @@ __all__ = [
     "Load",
     "Mount",
     "MovePhase",
+    "MovePlan",
     "MoveReport",
     "MoveView",
     "Needs",

@@ -53,3 +53,27 @@ class MoveView(Word):
     """As SojournError.to_wire()."""
     started_at: float
     ended_at: float | None = None
+
+
+class MovePlan(Word):
+    """What a move would do, found out before anything is touched. `source` = `target`: the session is there already."""
+
+    session: str
+    source: str
+    target: str
+    fits: bool = True
+    refusals: tuple[str, ...] = ()
+    """Why it can't be done; empty when it fits."""
+    hint: str = ""
+    """What to do next when it does not fit."""
+    strategy: Strategy | None = None
+    why: str = ""
+    """Why this strategy."""
+    connections_reset: tuple[str, ...] = ()
+    """Connections to the outside, as "tcp 10.0.0.1:5432"; each gets a reset, none hangs."""
+    page_bytes: int = 0
+    layer_bytes: int = 0
+    frozen_s: float | None = None
+    """The predicted pause; None where nothing is known."""
+    filled_s: float | None = None
+    """Predicted, from the thaw until every page is in."""

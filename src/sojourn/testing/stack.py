@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 from sojourn.client import Client
+from sojourn.sandbox.mounts import remove_tree
 
 OURS = "sojourn-provisioner"
 LOCAL = "local-provisioner"
@@ -37,7 +38,7 @@ def stack(nodes: tuple[str, ...] = ("here", "there")) -> Iterator[Client]:
         os.environ.pop("SOJOURN_HOME")
         if before is not None:
             os.environ["SOJOURN_HOME"] = before
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(Path(folder))  # raises rather than reach through a mount that was left behind
 
 
 def start_kernel(provisioner: str = OURS, **config: Any) -> tuple[KernelManager, Any]:

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Make this checkout ready to use: uv, the environment in .venv from requirements.lock, the system parts.
+# Safe to run again at any time; does nothing, quickly, when all is there. Asks nothing.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# A bare Debian or Ubuntu has neither pip nor the venv module; take them from its own packages.
+find_uv() {
+    if command -v uv >/dev/null 2>&1; then echo uv; return; fi
+    if [ ! -x build/uv/bin/uv ]; then
+        if ! python3 -c 'import ensurepip' 2>/dev/null; then
+            say "installing python3 and python3-venv, for uv" >&2
+            as_root apt-get --quiet update >&2
+            as_root env DEBIAN_FRONTEND=noninteractive \
+                apt-get --quiet install --yes --no-install-recommends python3 python3-venv ca-certificates >&2
+        fi
+        say "installing uv into build/uv" >&2
+        python3 -m venv build/uv >&2
+        build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+    fi
+    echo build/uv/bin/uv
+}
+
+# What .venv was made from; it is made again when one of these changes.
+fingerprint() { cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum; }
+
+if [ "$(fingerprint)" != "$(cat .venv/sojourn-setup 2>/dev/null || true)" ]; then
+    uv=$(find_uv)
+    [ -x .venv/bin/python ] || { say "making .venv"; "$uv" venv --quiet --python '>=3.11' .venv; }
+    say "installing what requirements.lock names, and Sojourn itself, into .venv"
+    "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+    "$uv" pip install --quiet --python .venv/bin/python --no-deps --editable .
+    fingerprint > .venv/sojourn-setup
+fi
+
+say "looking at the system parts (sojourn doctor --fix)"
+if .venv/bin/sojourn doctor --fix; then
+    say "ready: 'make lab' opens JupyterLab, 'make test' runs the tests"
+else
+    say "sessions can't move live on this machine; the rest works ('sojourn doctor' shows why)"
+fi

@@ -1,0 +1,5 @@
+import sys
+
+from sojourn.agent.main import main
+
+sys.exit(main())

@@ -1,0 +1,131 @@
+"""The agent as a whole: what happens at its start, in which order, and at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from sojourn import __version__
+from sojourn.agent import load, machine
+from sojourn.agent.arrivals import Arrivals
+from sojourn.agent.capabilities import capabilities
+from sojourn.agent.data_port import DataPort
+from sojourn.agent.departures import Departures
+from sojourn.agent.folder import Folder
+from sojourn.agent.journal import Journal
+from sojourn.agent.line import Identity, Line
+from sojourn.agent.recovery import recover
+from sojourn.agent.runner import Node, Runner
+from sojourn.errors import Unauthorized, Unreachable
+from sojourn.rider.build import build_rider
+from sojourn.wire import PROTOCOL, Hello
+
+log = logging.getLogger(__name__)
+
+_THREADS = 8
+"""For blocking work; the halves of moves have threads of their own, because they last."""
+_ANY = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Settings:
+    controller: str
+    """http(s)://host:port"""
+    join_token: str
+    name: str
+    folder: Path
+    labels: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 0
+    sandbox: Literal["auto", "runc", "process"] = "auto"
+
+
+class Agent:
+    """Made in the event loop; raises Busy when another agent has the folder, Unauthorized without any token."""
+
+    def __init__(self, settings: Settings) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "work"))
+        self.settings = settings
+        self.folder = Folder(settings.folder)
+        self.identity = Identity.load(self.folder.node_file, settings.join_token)
+        if not self.identity.bearer:
+            self.folder.release()
+            raise Unauthorized("This node has no join token.", "Make one with `sojourn token join` and pass it on.")
+        self.journal = Journal(self.folder.journal, machine.boot_id())
+        self.line: Line | None = None
+        self.runner: Runner | None = None
+        self.port: DataPort | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. What an agent before us left is put in order before the controller hears of us."""
+        able = await asyncio.to_thread(capabilities, self.folder.capabilities_file, self.settings.sandbox)
+        self.folder.sandboxes.mkdir(exist_ok=True, mode=0o700)
+        rider = await asyncio.to_thread(build_rider, self.folder.path)
+        node = Node(self.settings.name, self.folder.sandboxes, able.sandboxes, str(rider), (str(self.folder.path),))
+        self.runner = runner = Runner(node, self.journal, lambda event: line.tell(event))
+        departures, arrivals = Departures(runner), Arrivals(runner)
+        await recover(runner, departures, arrivals)
+        address = self._open_data_port(runner, arrivals)
+
+        def hello() -> Hello:
+            return Hello(
+                protocol=PROTOCOL,
+                version=__version__,
+                name=self.settings.name,
+                labels=self.settings.labels,
+                capacity=load.capacity(),
+                capabilities=able,
+                address=address,
+                held=runner.held(),
+            )
+
+        self.line = line = Line(
+            self.settings.controller,
+            self.identity,
+            self.journal,
+            hello,
+            lambda: load.load(len(runner.attended)),
+            runner.instruct,
+        )
+        self.journal.on_event = line.wake
+        log.info("node %s listens at %s", self.settings.name, address)
+        await line.run()
+
+    async def close(self) -> None:
+        """End; the sessions go on, for the next agent to find."""
+        if self.port:
+            await self.port.close()
+        if self.runner:
+            await self.runner.leave()
+        self.journal.close()
+        self.folder.release()
+
+    def _open_data_port(self, runner: Runner, arrivals: Arrivals) -> str:
+        settings = self.settings
+        self.port = DataPort(lambda: self.identity.key, {"tunnel": runner.admit, "move": arrivals.admit_link})
+        try:
+            port = self.port.open(settings.host, settings.port)
+        except OSError as taken:
+            raise Unreachable(
+                f"Cannot listen at {settings.host}:{settings.port}: {taken.strerror}.", "Give another --listen."
+            ) from taken
+        host = settings.host if settings.host not in _ANY else outward_address(settings.controller)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def outward_address(controller: str) -> str:
+    """The address of this machine that the way to the controller starts from."""
+    parts = urlsplit(controller)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((parts.hostname or "127.0.0.1", parts.port or 80))
+        except OSError:
+            return socket.gethostname()
+        address: str = probe.getsockname()[0]
+    return address

@@ -1,0 +1,207 @@
+"""The target's halves of moves: a session comes to this node."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sojourn import movers
+from sojourn.agent.attendance import Attendance
+from sojourn.agent.data_port import Claims
+from sojourn.agent.departures import in_own_thread, merged
+from sojourn.agent.journal import Half, Life
+from sojourn.agent.links import AnsweredLink
+from sojourn.agent.runner import Runner, as_error
+from sojourn.errors import MoveFailed, SojournError, Unknown
+from sojourn.movers.base import Arrival
+from sojourn.wire import (
+    AbandonArrival,
+    ArrivalAbandoned,
+    ArrivalPrepared,
+    FillProgressed,
+    MoveStumbled,
+    PrepareArrival,
+    SessionFilled,
+    SessionThawed,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Coming:
+    """A session that is on its way here."""
+
+    half: Half
+    attendance: Attendance
+    mover: Arrival
+    link: AnsweredLink | None = None
+    prepared: bool = False
+    receiving: asyncio.Task[None] | None = None
+    stumbled: bool = False
+
+
+class Arrivals:
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self._journal = runner, runner.journal
+        self._coming: dict[str, Coming] = {}
+        self._loop = asyncio.get_running_loop()
+        runner.carry(PrepareArrival, self._prepare)
+        runner.carry(AbandonArrival, self._abandon)
+        runner.enders.append(self._end)
+
+    # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _prepare(self, asked: PrepareArrival) -> None:
+        async with self._runner.turns[asked.session]:
+            if coming := self._coming.get(asked.move):
+                if coming.prepared:
+                    self._journal.write_event(_prepared(asked.move, asked.session))
+                return
+            if any(life.incarnation >= asked.incarnation for life in self._runner.lives(asked.session)):
+                return
+            try:
+                coming = self._expect(asked)
+            except SojournError as refused:
+                self._journal.write_event(_stumbled(asked.move, asked.session, refused))
+                return
+            await self._make_ready(coming)
+
+    async def _abandon(self, asked: AbandonArrival) -> None:
+        async with self._runner.turns[asked.session]:
+            abandoned = ArrivalAbandoned(move=asked.move, session=asked.session)
+            for attendance in self._runner.attendances(asked.session):
+                if attendance.life.arrived_by == asked.move:
+                    await self._runner.end(attendance, abandoned)
+                    return
+            self._journal.write_event(abandoned)
+
+    async def admit_link(self, connection: socket.socket, claims: Claims) -> None:
+        """A peer with the ticket of a move is at the data port."""
+        coming = self._coming.get(claims["move"])
+        if coming is None or not coming.prepared:
+            raise Unknown(f"Nobody waits here for move {claims['move']}.", "The move has ended; start another one.")
+        if coming.link is not None:
+            coming.link.offer(connection)
+            return
+        link = coming.link = AnsweredLink(connection)
+        coming.receiving = self._runner.spawn(self._receive(coming, lambda: coming.mover.receive(link)))
+
+    async def recover(self, half: Half, attendance: Attendance) -> None:
+        """An agent before this one left the move half done."""
+        facts = merged(self._journal.notes(half.move))
+        mover = movers.recover_arrival(attendance.sandbox, half.move, half.strategy, facts, **self._callables(half))
+        coming = self._coming[half.move] = Coming(half, attendance, mover)
+        if mover.thawed:
+            attendance.write(state="filling")
+            await attendance.attend()
+            await asyncio.to_thread(attendance.open_door)
+            coming.receiving = self._runner.spawn(self._receive(coming, mover.go_on))
+            return
+        error = MoveFailed(
+            f"The agent of node {self._runner.node.name} was restarted during the move.", "Move it again."
+        )
+        await self._runner.end(attendance, _stumbled(half.move, half.session, error))
+
+    # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _expect(self, asked: PrepareArrival) -> Coming:
+        life = Life(
+            session=asked.session,
+            born=asked.incarnation,
+            incarnation=asked.incarnation,
+            epoch=asked.epoch,
+            state="arriving",
+            sandbox=self._runner.node.kind_for(asked.spec),
+            spec=asked.spec,
+            move=asked.move,
+            arrived_by=asked.move,
+        )
+        half = Half(
+            move=asked.move,
+            side="target",
+            session=asked.session,
+            born=asked.incarnation,
+            strategy=asked.strategy,
+            incarnation=asked.incarnation,
+        )
+        attendance = self._runner.add(life)
+        with self._journal.transaction():
+            attendance.write()
+            self._journal.write_half(half)
+        mover = movers.arrival(attendance.sandbox, half.move, half.strategy, **self._callables(half))
+        coming = Coming(half, attendance, mover)
+        self._coming[asked.move] = coming
+        return coming
+
+    async def _make_ready(self, coming: Coming) -> None:
+        half = coming.half
+        try:
+            await asyncio.to_thread(coming.mover.prepare)
+        except Exception as failed:
+            error = as_error(failed, "be prepared for", coming.attendance.life)
+            await self._runner.end(coming.attendance, _stumbled(half.move, half.session, error))
+            return
+        coming.prepared = True
+        self._journal.write_event(_prepared(half.move, half.session))
+
+    async def _receive(self, coming: Coming, work: Callable[[], None]) -> None:
+        half = coming.half
+        try:
+            await in_own_thread(f"arrive {half.move[:8]}", work)
+        except Exception as failed:
+            error = as_error(failed, "arrive", coming.attendance.life)
+            log.warning("move %s stumbled at the target: %s", half.move, error)
+            if not coming.stumbled:
+                self._journal.write_event(_stumbled(half.move, half.session, error))
+            return
+        finally:
+            if coming.link:
+                coming.link.close()
+        self._coming.pop(half.move, None)
+        self._journal.forget_half(half.move)
+
+    async def _end(self, attendance: Attendance) -> None:
+        """The life that came, or was to come, is over: kill first, then let go of its pages."""
+        for coming in [coming for coming in self._coming.values() if coming.attendance is attendance]:
+            if coming.link:
+                coming.link.close()
+            await asyncio.to_thread(coming.mover.abandon)
+            if coming.receiving:
+                await asyncio.gather(coming.receiving, return_exceptions=True)
+            self._coming.pop(coming.half.move, None)
+
+    # ── what the mover tells, in its thread ──────────────────────────────────────────────────────────────────
+
+    def _callables(self, half: Half) -> dict[str, Any]:
+        return {
+            "tell": lambda event: self._told(half.move, event),
+            "note": lambda facts: self._journal.note(half.move, facts),
+        }
+
+    def _told(self, move: str, event: Any) -> None:
+        coming = self._coming[move]
+        attendance = coming.attendance
+        if isinstance(event, SessionThawed):
+            attendance.open_door(state="filling")
+            attendance.write(event)
+            self._loop.call_soon_threadsafe(lambda: self._runner.spawn(attendance.attend()))
+        elif isinstance(event, SessionFilled):
+            attendance.write(event, state="running", move=None)
+        elif isinstance(event, FillProgressed):
+            self._runner.tell(event)
+        else:
+            coming.stumbled |= isinstance(event, MoveStumbled)
+            self._journal.write_event(event)
+
+
+def _prepared(move: str, session: str) -> ArrivalPrepared:
+    return ArrivalPrepared(move=move, session=session)
+
+
+def _stumbled(move: str, session: str, error: SojournError) -> MoveStumbled:
+    return MoveStumbled(move=move, session=session, side="target", resumed=False, error=error.to_wire())

@@ -1,0 +1,164 @@
+"""The agent's data port: where fronts bring tunnels and other agents bring moves (contracts, 2).
+
+Nothing is read past the first line, because the socket itself is handed on: a tunnel's to the rider, a move's to
+the mover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from sojourn import tickets
+from sojourn.errors import Invalid, SojournError, Unauthorized
+
+log = logging.getLogger(__name__)
+
+_FIRST_LINE_SECONDS = 10.0
+_LONGEST_LINE = 16384
+_BACKLOG = 128
+
+Claims = dict[str, Any]
+Doorkeeper = Callable[[socket.socket, Claims], Awaitable[None]]
+"""Takes the connection over, answer included, or raises SojournError and leaves it."""
+
+
+class DataPort:
+    """Listens, checks tickets with the node's key, and hands connections to the doorkeeper for what they are for."""
+
+    def __init__(self, key: Callable[[], str], doorkeepers: dict[str, Doorkeeper]) -> None:
+        self._key, self._doorkeepers = key, doorkeepers
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self, host: str, port: int) -> int:
+        """Bind and start; returns the port (port 0: any free one). Raises OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        self._listener.setblocking(False)
+        self._spawn(self._accept(self._listener))
+        bound: int = self._listener.getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener:
+            self._listener.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as full:  # out of descriptors: a pause may free some
+                log.error("cannot accept at the data port: %s", full)
+                await asyncio.sleep(1)
+                continue
+            connection.setblocking(False)
+            self._spawn(self._receive(connection))
+
+    async def _receive(self, connection: socket.socket) -> None:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(_FIRST_LINE_SECONDS):
+                line = await first_line(connection)
+            claims = self._claims(line)
+            await self._doorkeepers[claims["for"]](connection, claims)
+        except SojournError as refused:
+            log.info("turned a connection away: %s", refused.message)
+            turn_away(connection, refused)
+        except (OSError, TimeoutError) as gone:
+            log.info("a connection at the data port ended early: %s", gone)
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+
+    def _claims(self, line: bytes) -> Claims:
+        try:
+            ticket = json.loads(line)["ticket"]
+        except (ValueError, KeyError, TypeError) as wrong:
+            raise Invalid("The first line is not a ticket.", "Only fronts and agents dial this port.") from wrong
+        if not isinstance(ticket, str) or not self._key():
+            raise Unauthorized("No ticket can be checked yet.", "Try again when the agent has met its controller.")
+        claims = tickets.verify(ticket, self._key(), time.time())
+        if claims.get("for") not in self._doorkeepers:
+            raise Unauthorized(f"The ticket is for {claims.get('for')!r}.", "Ask the controller for another one.")
+        return claims
+
+
+async def first_line(connection: socket.socket) -> bytes:
+    """Read up to and with the first newline, and not one byte more."""
+    line = b""
+    while len(line) < _LONGEST_LINE:
+        await _readable(connection)
+        seen = connection.recv(_LONGEST_LINE, socket.MSG_PEEK)
+        if not seen:
+            raise ConnectionResetError("closed before its first line ended")
+        line += connection.recv(seen.find(b"\n") + 1 or len(seen))
+        if line.endswith(b"\n"):
+            return line
+    raise Invalid("The first line is too long.", "Only fronts and agents dial this port.")
+
+
+def say(connection: socket.socket, message: dict[str, Any]) -> None:
+    """One short JSON line on a connection that has sent nothing yet; one that is gone is left alone."""
+    try:
+        connection.send(json.dumps(message).encode() + b"\n")
+    except OSError:
+        log.info("a caller at the data port did not wait for its answer")
+
+
+def turn_away(connection: socket.socket, reason: SojournError) -> None:
+    """Say why, and close."""
+    say(connection, {"ok": False, "error": reason.to_wire()})
+    connection.setblocking(False)
+    with connection, suppress(OSError):
+        # A close with bytes unread would reset the connection and take the answer with it.
+        while connection.recv(_LONGEST_LINE):
+            pass
+
+
+async def splice(one: socket.socket, other: socket.socket) -> None:
+    """Carry bytes both ways until both directions have ended, or either has failed; then close both."""
+    with one, other:
+        one.setblocking(False)
+        other.setblocking(False)
+        pouring = [asyncio.create_task(_pour(one, other)), asyncio.create_task(_pour(other, one))]
+        try:
+            ended, _ = await asyncio.wait(pouring, return_when=asyncio.FIRST_EXCEPTION)
+            log.debug("a spliced tunnel ended: %s", [task.exception() for task in ended])
+        finally:
+            for task in pouring:
+                task.cancel()
+            await asyncio.gather(*pouring, return_exceptions=True)
+
+
+async def _pour(source: socket.socket, target: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while chunk := await loop.sock_recv(source, 1 << 18):
+        await loop.sock_sendall(target, chunk)
+    target.shutdown(socket.SHUT_WR)
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(connection, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(connection)

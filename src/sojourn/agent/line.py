@@ -1,0 +1,213 @@
+"""The line to the controller: dialled by the agent, dialled again for ever.
+
+Events of the journal go out in the order of their numbers and again after each reconnect, until acknowledged.
+What need not survive (progress, inspections, logs) goes out once, with number 0, while the line is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from sojourn.agent.journal import Journal
+from sojourn.errors import SojournError, Unauthorized, from_wire
+from sojourn.model import Load
+from sojourn.settings import write_private
+from sojourn.wire import (
+    Acknowledge,
+    Event,
+    FromAgent,
+    Heartbeat,
+    Hello,
+    Instruct,
+    Instruction,
+    Report,
+    Turned,
+    Welcome,
+    from_controller,
+)
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 30.0
+_CLOSE_SECONDS = 1.0
+_WAITING_CASUALS = 256
+
+
+@dataclass
+class Identity:
+    """What a node shows the controller: its own token once it has one, the join token until then."""
+
+    path: Path
+    join_token: str
+    token: str = ""
+    key: str = ""
+    """Signs the tickets shown at this node's data port; hexadecimal."""
+
+    @classmethod
+    def load(cls, path: Path, join_token: str) -> Identity:
+        try:
+            kept = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            return cls(path, join_token)
+        return cls(path, join_token, kept["token"], kept["key"])
+
+    def keep(self, welcome: Welcome) -> None:
+        self.token, self.key = welcome.token, welcome.key
+        write_private(self.path, {"node": welcome.node, "token": self.token, "key": self.key})
+
+    def lay_off(self) -> bool:
+        """Give up the node's own token (the controller does not know it any more); False if there is no other."""
+        had, self.token = self.token, ""
+        return bool(had and self.join_token)
+
+    @property
+    def bearer(self) -> str:
+        return self.token or self.join_token
+
+
+class Line:
+    """`run()` keeps the line up for ever; `tell()` may be called from any thread."""
+
+    def __init__(
+        self,
+        url: str,
+        identity: Identity,
+        journal: Journal,
+        hello: Callable[[], Hello],
+        load: Callable[[], Load],
+        instructed: Callable[[Instruction], None],
+    ) -> None:
+        self._url = websocket_url(url)
+        self._identity, self._journal = identity, journal
+        self._hello, self._load, self._instructed = hello, load, instructed
+        self._casual: deque[Event] = deque(maxlen=_WAITING_CASUALS)
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.welcomed = asyncio.Event()
+        """Set while the controller has accepted us."""
+
+    def tell(self, event: Event) -> None:
+        """Say something once, if the line is up; it is not kept."""
+        self._casual.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """The journal has a new event."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def run(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._talk()
+                log.info("the controller closed the line")
+            except Unauthorized as refused:
+                log.error("%s", refused)
+                if self._identity.lay_off():
+                    continue
+            except (OSError, SojournError, WebSocketException, TimeoutError) as lost:
+                log.warning("no line to %s: %s", self._url, _why(lost))
+            if self.welcomed.is_set():
+                self.welcomed.clear()
+                pause = _FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    # ── one connection ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def _talk(self) -> None:
+        headers = {"Authorization": f"Bearer {self._identity.bearer}"}
+        try:
+            async with connect(
+                self._url, additional_headers=headers, max_size=None, compression=None, close_timeout=_CLOSE_SECONDS
+            ) as socket:
+                welcome = await self._introduce(socket)
+                await self._serve(socket, welcome)
+        except InvalidStatus as refused:
+            if refused.response.status_code in (401, 403):
+                raise Unauthorized(
+                    f"{self._url} does not accept this node's token.",
+                    "Make a new join token and start the agent with it.",
+                ) from refused
+            raise
+
+    async def _introduce(self, socket: ClientConnection) -> Welcome:
+        await socket.send(_encoded(self._hello()))
+        answer = from_controller.validate_json(await socket.recv())
+        if isinstance(answer, Turned):
+            raise from_wire(answer.error)
+        if not isinstance(answer, Welcome):
+            raise SojournError(f"The controller answered our hello with {answer.say!r}.")
+        self._identity.keep(answer)
+        self._casual.clear()
+        self.welcomed.set()
+        log.info("the controller knows this node as %s", answer.node)
+        return answer
+
+    async def _serve(self, socket: ClientConnection, welcome: Welcome) -> None:
+        works = (self._receive(socket), self._send_events(socket), self._beat(socket, welcome.heartbeat_seconds))
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self, socket: ClientConnection) -> None:
+        async for text in socket:
+            try:
+                message = from_controller.validate_json(text)
+            except ValidationError as unknown:
+                log.error("the controller said something this agent does not understand: %s", unknown)
+                continue
+            if isinstance(message, Acknowledge):
+                self._journal.acknowledge(message.number)
+            elif isinstance(message, Instruct):
+                self._instructed(message.instruction)
+            elif isinstance(message, Turned):
+                raise from_wire(message.error)
+
+    async def _send_events(self, socket: ClientConnection) -> None:
+        sent = 0
+        while True:
+            self._news.clear()
+            for number, event in self._journal.events_after(sent):
+                await socket.send(_encoded(Report(number=number, event=event)))
+                sent = number
+            while self._casual:
+                await socket.send(_encoded(Report(number=0, event=self._casual.popleft())))
+            await self._news.wait()
+
+    async def _beat(self, socket: ClientConnection, seconds: float) -> None:
+        while True:
+            await socket.send(_encoded(Heartbeat(load=self._load())))
+            await asyncio.sleep(seconds)
+
+
+def websocket_url(url: str) -> str:
+    """`http(s)://host:port` -> where agents dial."""
+    return "ws" + url.rstrip("/").removeprefix("http").removeprefix("ws") + "/api/agent"
+
+
+def _encoded(message: FromAgent) -> str:
+    return message.model_dump_json()
+
+
+def _why(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

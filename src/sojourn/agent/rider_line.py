@@ -1,0 +1,153 @@
+"""The control connection to one rider: JSON lines both ways (contracts, 1).
+
+The line is wanted from `attach` to `let_go`. While it is wanted a lost connection is made again; when the rider was
+asked to hang up before a freeze, it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sojourn.errors import SandboxFailed, SojournError, Unreachable
+
+log = logging.getLogger(__name__)
+
+_REDIAL_SECONDS = 0.25
+_ANSWER_SECONDS = 10.0
+_HANG_UP_SECONDS = 3.0
+_LONGEST_LINE = 1 << 20
+
+Message = dict[str, Any]
+
+
+class Reachable(Protocol):
+    """Of a sandbox, what a line to its rider needs."""
+
+    @property
+    def secret(self) -> str | None: ...
+
+    def connect(self) -> socket.socket: ...
+
+
+class RiderLine:
+    """`heard` gets each message of the rider, in the event loop."""
+
+    def __init__(self, sandbox: Reachable, heard: Callable[[Message], None]) -> None:
+        self._sandbox, self._heard = sandbox, heard
+        self._keeping: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._attached = asyncio.Event()
+        self._leaving = False
+
+    async def attach(self, incarnation: int, epoch: int) -> None:
+        """Ask for the line; it comes up, and stays up, in the background."""
+        await self.let_go()
+        self._leaving = False
+        first = {"attach": "control", "incarnation": incarnation, "epoch": epoch, "secret": self._sandbox.secret}
+        self._keeping = asyncio.create_task(self._keep(first))
+
+    async def let_go(self) -> None:
+        """Close the line and leave it closed."""
+        keeping, self._keeping = self._keeping, None
+        if keeping:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def hang_up(self) -> None:
+        """Have the rider close everything that leads outside, this line included; it stays away until `attach`.
+
+        Raises Unreachable when the rider does not.
+        """
+        keeping = self._keeping
+        if keeping is None:
+            raise Unreachable("There is no line to the rider.", "Attach one first.")
+        await self.attached(_HANG_UP_SECONDS)
+        self._leaving = True
+        self.send({"do": "hang_up"})
+        try:
+            async with asyncio.timeout(_HANG_UP_SECONDS):
+                await asyncio.shield(keeping)
+        except TimeoutError:
+            raise Unreachable(f"The rider did not hang up within {_HANG_UP_SECONDS:g} s.") from None
+        finally:
+            await self.let_go()
+
+    async def attached(self, seconds: float) -> None:
+        """Wait for the line to be up; raises Unreachable."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._attached.wait()
+        except TimeoutError:
+            raise Unreachable(f"The rider did not answer for {seconds:g} s.", "Its log says more.") from None
+
+    def send(self, message: Message) -> None:
+        """Say something to the rider; raises Unreachable while the line is down."""
+        if self._writer is None:
+            raise Unreachable("The line to the rider is down.", "Try again when the session runs.")
+        self._writer.write(encode(message))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self, first: Message) -> None:
+        while not self._leaving:
+            try:
+                await self._one_connection(first)
+            except (OSError, ValueError, SojournError) as lost:
+                log.info("no line to the rider: %s", lost)
+            if not self._leaving:
+                await asyncio.sleep(_REDIAL_SECONDS)
+
+    async def _one_connection(self, first: Message) -> None:
+        connection = await asyncio.to_thread(self._sandbox.connect)
+        connection.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST_LINE)
+        try:
+            writer.write(encode(first))
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                accepted(decode(await reader.readline()))
+            self._writer = writer
+            self._attached.set()
+            while line := await reader.readline():
+                self._heard(decode(line))
+        finally:
+            self._writer = None
+            self._attached.clear()
+            writer.transport.abort()
+
+
+def introduce(rider: socket.socket, first: Message, client: socket.socket) -> None:
+    """Hand the client's own socket to the rider, over a fresh Unix connection to it. Blocks for the rider's answer.
+
+    Raises SandboxFailed when the rider refuses, OSError when it is gone.
+    """
+    with rider:
+        rider.settimeout(_ANSWER_SECONDS)
+        socket.send_fds(rider, [encode(first)], [client.fileno()])
+        with rider.makefile("rb") as answers:
+            accepted(decode(answers.readline(_LONGEST_LINE)))
+
+
+def accepted(answer: Message) -> None:
+    """Raise SandboxFailed unless the rider said yes."""
+    if not answer.get("ok"):
+        raise SandboxFailed(f"The rider refused: {answer.get('error', 'no reason given')}.")
+
+
+def encode(message: Message) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """One JSON object; raises ValueError, ConnectionResetError for a line that was cut off."""
+    if not line.endswith(b"\n"):
+        raise ConnectionResetError("the rider hung up")
+    found = json.loads(line)
+    if not isinstance(found, dict):
+        raise ValueError("the rider did not send an object")
+    return found

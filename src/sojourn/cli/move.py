@@ -1,0 +1,139 @@
+"""`sojourn move`: bring a session to another node, and say truly what that cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sojourn.cli.arguments import AsJson, PlaceName, SessionName
+from sojourn.cli.connection import connect
+from sojourn.errors import MoveFailed, from_wire
+
+if TYPE_CHECKING:
+    from sojourn.client import Client
+    from sojourn.model import MovePlan, MoveView
+
+ENDED = ("done", "failed")
+STEPS = {
+    "preparing": "the target gets ready, the session runs",
+    "departing": "frozen, on its way",
+    "filling": "it runs there, its last pages arrive",
+    "committing": "every page is in, the source is released",
+    "rolling_back": "back to the source",
+    "done": "done",
+    "failed": "failed",
+}
+"""What each phase means for who waits."""
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(move)
+
+
+def move(
+    session: SessionName,
+    place: PlaceName,
+    strategy: Annotated[
+        Literal["auto", "lazy", "copy"],
+        typer.Option(help="lazy: it runs again while its memory follows. copy: memory first. auto: the shorter pause."),
+    ] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move a running session; its clients stay connected.
+
+    Waits until every page of its memory has arrived, and says in one line what that cost.
+    """
+    from sojourn.cli.screen import print_json
+
+    with connect() as client:
+        answer = client.move(session, place, strategy=strategy, dry_run=dry_run, wait="accepted")
+        moved = follow(client, answer.move, show=not as_json) if answer.move else None
+    if as_json:
+        print_json({"move": moved, "plan": answer.plan})
+    elif dry_run:
+        print_plan(answer.plan)
+    else:
+        print(truth(moved) if moved else f"It is on {answer.session.node} already; nothing was done.")
+    if dry_run and not answer.plan.fits:
+        raise typer.Exit(1)
+
+
+def truth(move: MoveView) -> str:
+    """The one line at the end: what the session felt, what travelled, and where its pages are."""
+    from sojourn.cli.screen import amount, duration
+
+    report = move.report
+    travelled = f"{amount(report.page_bytes)} of pages and {amount(report.layer_bytes)} of files"
+    if move.phase in ("done", "committing"):
+        pages = f"every page there {duration(report.filled_s)} later"
+    else:
+        pages = f"{amount(move.total_bytes - move.done_bytes)} of pages still filling"
+    resets = f"; connections reset: {', '.join(report.connections_reset)}" if report.connections_reset else ""
+    head = f"{move.source} → {move.target} ({move.strategy})"
+    return f"{head}: frozen for {duration(report.frozen_s)}, {travelled}, {pages}{resets}"
+
+
+def follow(client: Client, move: MoveView, show: bool) -> MoveView:
+    """Watch a move to its end; Ctrl-C stops the watching, never the move. Raises what the move failed with."""
+    last = move
+    try:
+        with _bar(show) as draw:
+            for watched in client.watch(move.session):
+                if watched.move and watched.move.id == move.id:
+                    draw(last := watched.move)
+                if last.phase in ENDED:
+                    break
+    except KeyboardInterrupt:
+        print("No longer watching; the move goes on. `sojourn moves` shows it.", file=sys.stderr)
+    if last.phase == "failed":
+        raise from_wire(last.error) if last.error else MoveFailed("The move failed; the session is where it was.")
+    return last
+
+
+@contextmanager
+def _bar(show: bool) -> Iterator[Callable[[MoveView], None]]:
+    """A progress bar on stderr, if somebody looks: what the session is doing, and how many of its pages are there."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from sojourn.cli.screen import console
+
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not (show and screen.is_terminal)) as progress:
+        task = progress.add_task("", total=None)
+
+        def draw(move: MoveView) -> None:
+            step = f"{move.source} → {move.target}: {STEPS[move.phase]}"
+            progress.update(task, description=step, completed=move.done_bytes, total=move.total_bytes or None)
+
+        yield draw
+
+
+def print_plan(plan: MovePlan) -> None:
+    """What a move would do: whether it fits, how, how long, and what is reset."""
+    from sojourn.cli.screen import amount
+
+    if plan.source == plan.target:
+        print(f"It is on {plan.source} already; nothing would be done.")
+        return
+    if not plan.fits:
+        print(f"{plan.source} → {plan.target}: it can't move.")
+        print(*(f"  because: {reason}" for reason in plan.refusals), sep="\n")
+        print(*([f"  {plan.hint}"] if plan.hint else []), sep="\n", end="\n" if plan.hint else "")
+        return
+    print(f"{plan.source} → {plan.target}: it fits.")
+    print(f"  strategy:    {plan.strategy}{f' ({plan.why})' if plan.why else ''}")
+    print(f"  travels:     {amount(plan.page_bytes)} of pages, {amount(plan.layer_bytes)} of files")
+    print(f"  stands still for {_expected(plan.frozen_s)}, every page there {_expected(plan.filled_s)} later")
+    print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}")
+
+
+def _expected(seconds: float | None) -> str:
+    from sojourn.cli.screen import duration
+
+    return f"about {duration(seconds)}" if seconds is not None else "a time not yet known"

@@ -1,0 +1,112 @@
+"""The same client for asyncio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal, Self, TypeVar
+
+from sojourn.client import calls
+from sojourn.client.blocking import elsewhere, proxy_for
+from sojourn.client.watching import read_watched, watch_request, websocket_url
+from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
+from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Each method as in `Client`."""
+
+    def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
+        import httpx
+
+        self.url, self._token = url.rstrip("/"), token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        patience = httpx.Timeout(timeout_s, connect=10.0)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=patience, trust_env=elsewhere(self.url)
+        )
+
+    async def version(self) -> Version:
+        return await self._do(calls.version())
+
+    async def nodes(self) -> list[NodeView]:
+        return await self._do(calls.nodes())
+
+    async def sessions(self, everything: bool = False) -> list[SessionView]:
+        return await self._do(calls.sessions(everything))
+
+    async def session(self, session: str) -> SessionView:
+        return await self._do(calls.session(session))
+
+    async def start(self, spec: SessionSpec) -> SessionView:
+        return await self._do(calls.start(spec))
+
+    async def stop(self, session: str) -> SessionView:
+        return await self._do(calls.stop(session))
+
+    async def move(
+        self,
+        session: str,
+        to: str | Needs,
+        strategy: Strategy | Literal["auto"] = "auto",
+        dry_run: bool = False,
+        wait: Until = "thawed",
+    ) -> Moved:
+        return await self._do(calls.move(session, to, strategy, dry_run, wait))
+
+    async def moves(self) -> list[MoveView]:
+        return await self._do(calls.moves())
+
+    async def move_view(self, move: str) -> MoveView:
+        return await self._do(calls.one_move(move))
+
+    async def cancel_move(self, move: str) -> MoveView:
+        return await self._do(calls.cancel_move(move))
+
+    async def log(self, session: str) -> str:
+        return await self._do(calls.log(session))
+
+    async def tokens(self) -> list[TokenRow]:
+        return await self._do(calls.tokens())
+
+    async def create_token(self, kind: TokenKind, name: str, **options: Any) -> TokenShown:
+        return await self._do(calls.create_token(kind, name, options))
+
+    async def revoke_token(self, identity: str) -> None:
+        await self._do(calls.revoke_token(identity))
+
+    async def watch(self, session: str, anchor: str | None = None) -> AsyncIterator[Watched]:
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import WebSocketException
+
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            async with connect(
+                websocket_url(self.url), additional_headers=headers, compression=None, proxy=proxy_for(self.url)
+            ) as socket:
+                await socket.send(json.dumps(watch_request(session, anchor)))
+                async for text in socket:
+                    yield read_watched(text)
+        except (OSError, WebSocketException) as down:
+            raise calls.unreachable(self.url, down) from down
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _do(self, call: calls.Call[T]) -> T:
+        import httpx
+
+        try:
+            answer = await self._http.request(call.method, call.path, json=call.body)
+            body = answer.json() if answer.content else None
+        except (httpx.HTTPError, ValueError) as down:
+            raise calls.unreachable(self.url, down) from down
+        return calls.read(call, answer.status_code, body)

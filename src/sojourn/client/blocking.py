@@ -1,0 +1,132 @@
+"""The client for ordinary programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from sojourn.client import calls
+from sojourn.client.watching import read_watched, watch_request, websocket_url
+from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
+from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to a controller over HTTP. Raises its errors (see `sojourn.errors`), and Unreachable when it is down.
+
+    A session is named by its id, a unique beginning of the id, or its name.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
+        import httpx  # a tenth of a second that commands without a controller need not spend
+
+        self.url, self._token = url.rstrip("/"), token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # A move answers when it has thawed, however long that takes; connecting shows whether anybody is there.
+        patience = httpx.Timeout(timeout_s, connect=10.0)
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=patience, trust_env=elsewhere(self.url))
+
+    def version(self) -> Version:
+        return self._do(calls.version())
+
+    def nodes(self) -> list[NodeView]:
+        return self._do(calls.nodes())
+
+    def sessions(self, everything: bool = False) -> list[SessionView]:
+        """Those that have not ended; with `everything`, the ended ones that are still remembered too."""
+        return self._do(calls.sessions(everything))
+
+    def session(self, session: str) -> SessionView:
+        return self._do(calls.session(session))
+
+    def start(self, spec: SessionSpec) -> SessionView:
+        """Returns as soon as a node was chosen and told; `watch` or `session` say when it runs."""
+        return self._do(calls.start(spec))
+
+    def stop(self, session: str) -> SessionView:
+        return self._do(calls.stop(session))
+
+    def move(
+        self,
+        session: str,
+        to: str | Needs,
+        strategy: Strategy | Literal["auto"] = "auto",
+        dry_run: bool = False,
+        wait: Until = "thawed",
+    ) -> Moved:
+        """Bring a session to a place ("there", "gpu", "mem>=64G"). Raises MoveFailed when it had to stay."""
+        return self._do(calls.move(session, to, strategy, dry_run, wait))
+
+    def moves(self) -> list[MoveView]:
+        """The newest first."""
+        return self._do(calls.moves())
+
+    def move_view(self, move: str) -> MoveView:
+        return self._do(calls.one_move(move))
+
+    def cancel_move(self, move: str) -> MoveView:
+        """Before the session has left; raises Busy afterwards."""
+        return self._do(calls.cancel_move(move))
+
+    def log(self, session: str) -> str:
+        """The tail of what its program wrote to stdout and stderr."""
+        return self._do(calls.log(session))
+
+    def tokens(self) -> list[TokenRow]:
+        return self._do(calls.tokens())
+
+    def create_token(self, kind: TokenKind, name: str, **options: Any) -> TokenShown:
+        """`options`: admin, expires_in_seconds, uses (see TokenRequest)."""
+        return self._do(calls.create_token(kind, name, options))
+
+    def revoke_token(self, identity: str) -> None:
+        self._do(calls.revoke_token(identity))
+
+    def watch(self, session: str, anchor: str | None = None) -> Iterator[Watched]:
+        """The session now and after each change, until the caller stops. Places are told to anchors only."""
+        from websockets.exceptions import WebSocketException
+        from websockets.sync.client import connect
+
+        headers = {"Authorization": f"Bearer {self._token}"}
+        try:
+            with connect(
+                websocket_url(self.url), additional_headers=headers, compression=None, proxy=proxy_for(self.url)
+            ) as socket:
+                socket.send(json.dumps(watch_request(session, anchor)))
+                for text in socket:
+                    yield read_watched(text)
+        except (OSError, WebSocketException) as down:
+            raise calls.unreachable(self.url, down) from down
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def _do(self, call: calls.Call[T]) -> T:
+        import httpx
+
+        try:
+            answer = self._http.request(call.method, call.path, json=call.body)
+            body = answer.json() if answer.content else None
+        except (httpx.HTTPError, ValueError) as down:
+            raise calls.unreachable(self.url, down) from down
+        return calls.read(call, answer.status_code, body)
+
+
+def proxy_for(url: str) -> Literal[True] | None:
+    """True: as the environment says."""
+    return True if elsewhere(url) else None
+
+
+def elsewhere(url: str) -> bool:
+    """Whether a proxy from the environment may be meant for this address: never for this machine's own."""
+    return not any(f"//{host}" in url for host in ("127.", "localhost", "[::1]"))

@@ -1,0 +1,159 @@
+"""The controller's parts, put together, and what they do together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from sojourn.controller.fitness import unstartable
+from sojourn.controller.moves import Moves
+from sojourn.controller.questions import Questions
+from sojourn.controller.reconciler import Reconciler
+from sojourn.controller.roster import Line, Roster
+from sojourn.controller.tokens import Gate, Person
+from sojourn.controller.verbs import Verbs
+from sojourn.controller.watching import Watchers
+from sojourn.database import Database
+from sojourn.database import queries as ask
+from sojourn.errors import Invalid, Unknown
+from sojourn.lifecycle import Limits, Session, StopWanted
+from sojourn.model import SessionSpec
+from sojourn.placement import choose, needs_of
+from sojourn.wire import Held, VerbAsked
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+DEAD_SECONDS = 600.0
+"""A node away for so long is declared dead; if it returns with its sessions after all, they go on."""
+REMEMBER_SECONDS = 7 * 24 * 3600.0
+"""How long what has ended is remembered."""
+REFRESH_SECONDS = 600.0
+"""How often watched places are told again, with fresh tickets."""
+
+
+class Controller:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        limits: Limits | None = None,
+        dead_s: float = DEAD_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database, self.clock, self._dead_s = database, clock, dead_s
+        self.gate = Gate(database)
+        self.roster = Roster(database, clock())
+        self.watchers = Watchers(self.roster, clock)
+        self.reconciler = Reconciler(database, self.roster, self.watchers, limits or Limits(), clock)
+        self.questions = Questions(self.roster)
+        self.moves = Moves(self.reconciler, self.roster, self.questions, clock)
+        self.verbs = Verbs(database, self.reconciler, self.roster, self.moves, clock)
+
+    async def run(self) -> None:
+        """Let time pass, until cancelled."""
+        self.reconciler.start()
+        self.verbs.start()
+        try:
+            await asyncio.gather(
+                _every(TICK_SECONDS, self._tick),
+                _every(REFRESH_SECONDS, self._refresh),
+                _every(3600.0, self._prune),
+            )
+        finally:
+            await self.verbs.stop()
+
+    # ── agents ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def agent_arrived(self, name: str, line: Line, held: tuple[Held, ...]) -> None:
+        log.info("node %s is online and holds %d sessions", name, len(held))
+        self.roster.arrived(name, line)
+        self.reconciler.node_returned(name, held)
+        self.verbs.node_returned(name)
+
+    def agent_left(self, name: str, line: Line) -> None:
+        if self.roster.left(name, line, self.clock()):
+            self.reconciler.node_left(name)
+
+    def verb_asked(self, node: str, event: VerbAsked) -> None:
+        """A session may ask only for itself, and only from where it lives."""
+        session = self.reconciler.get(event.session)
+        if node in session.nodes:
+            self.verbs.asked(event)
+
+    # ── people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sessions(self, person: Person, everything: bool) -> list[Session]:
+        found = self.reconciler.everything() if everything else self.reconciler.living()
+        return [session for session in found if person.may_see(session)]
+
+    def find(self, name: str, person: Person) -> Session:
+        """By id, name, or a unique beginning of the id; the living first. Raises Unknown and Invalid."""
+        for candidates in (self.sessions(person, everything=False), self.sessions(person, everything=True)):
+            for fits in (_is, _starts):
+                found = [session for session in candidates if fits(session, name)]
+                if len(found) == 1:
+                    return found[0]
+                if found:
+                    raise Invalid(f"{name!r} may mean {len(found)} sessions.", "Write more of the session's id.")
+        raise Unknown(f"There is no session {name!r}.", "`sojourn sessions` shows those there are.")
+
+    def start_session(self, spec: SessionSpec, person: Person) -> Session:
+        """Choose a node and tell it to begin. Raises Refused (the name is taken), DoesNotFit, Unknown, Unreachable."""
+        nodes = self.roster.views()
+        node = choose(needs_of(spec.needs, nodes), nodes, unfit=lambda node: unstartable(spec, node))
+        session = Session(
+            id=uuid.uuid4().hex,
+            name=spec.name,
+            owner=person.name,
+            spec=spec,
+            created_at=self.clock(),
+            node=node.name,
+        )
+        return self.reconciler.add(session)
+
+    def stop_session(self, session: Session) -> Session:
+        return self.reconciler.apply(session.id, StopWanted())
+
+    def forget_node(self, name: str) -> None:
+        """For a machine that won't come back: its sessions are lost. Raises Unknown, and Busy while it is online."""
+        self.roster.forget(name)
+        self.reconciler.node_died(name)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self) -> None:
+        now = self.clock()
+        self.roster.hang_up_on_the_silent(now)
+        self.reconciler.tick()
+        for name, since in self.roster.left_at.items():
+            if now - since > self._dead_s:
+                self.reconciler.node_died(name)
+
+    def _refresh(self) -> None:
+        for identity in self.watchers.watched():
+            self.watchers.publish(self.reconciler.get(identity))
+
+    def _prune(self) -> None:
+        with self.database.transaction() as connection:
+            ask.prune(connection, self.clock() - REMEMBER_SECONDS)
+
+
+def _is(session: Session, name: str) -> bool:
+    return name in (session.id, session.name)
+
+
+def _starts(session: Session, name: str) -> bool:
+    return len(name) >= 4 and session.id.startswith(name)
+
+
+async def _every(seconds: float, act: Callable[[], None]) -> None:
+    while True:
+        try:
+            act()
+        except Exception:
+            log.exception("a defect in the controller")
+        await asyncio.sleep(seconds)

@@ -1,0 +1,78 @@
+"""Whether a session can be started on a node, or travel there, and how. What movers demand is in `movers/fits.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sojourn.errors import Immovable, Incompatible, Refused, Unreachable
+from sojourn.lifecycle import Session
+from sojourn.model import Inspection, NodeView, SessionSpec, Strategy
+from sojourn.movers.fits import choose_strategy, compatible, possible, predict
+
+_FILL_S_PER_BYTE = 0.6 / 2**30
+"""As measured between two nodes of one machine; a network between them takes its own time."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How a session would travel, or why it can't."""
+
+    strategy: Strategy | None = None
+    why: str = ""
+    frozen_s: float | None = None
+    filled_s: float | None = None
+    refusal: Refused | None = None
+
+
+def unstartable(spec: SessionSpec, node: NodeView) -> str:
+    """Why a session can't be started there; empty if it can."""
+    kinds = node.capabilities.sandboxes
+    if node.address is None:
+        return "nobody can dial it (its agent does not --listen)"
+    if spec.sandbox and spec.sandbox not in kinds:
+        return node.capabilities.refusals.get(spec.sandbox, f"it has no {spec.sandbox} sandboxes")
+    if spec.image and "runc" not in kinds:
+        return "it has no runc sandboxes, and an image needs one"
+    return "" if kinds else "it can hold no sessions"
+
+
+def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
+    """Whether the session can travel to that node. Raises Immovable, Unreachable or Incompatible."""
+    if session.sandbox == "process":
+        raise Immovable(
+            f"Session {session.name or session.id} is a plain process on {home.name}, and those can't move.",
+            "Sessions in runc sandboxes can; `sojourn doctor` says what that node lacks for them.",
+        )
+    if node.address is None:
+        raise Unreachable(f"No other node can dial {node.name}.", "Start its agent with --listen.")
+    if "runc" not in node.capabilities.sandboxes:
+        reason = node.capabilities.refusals.get("runc", "runc is missing")
+        raise Incompatible(f"Node {node.name} has no runc sandboxes: {reason}.", "Run `sojourn doctor` there.")
+    compatible(home.capabilities, node.capabilities, session.spec.image)
+    possible(home.capabilities, node.capabilities)
+
+
+def unfit(session: Session, home: NodeView, node: NodeView) -> str:
+    """Why the session can't travel to that node; empty if it can."""
+    try:
+        require_fit(session, home, node)
+    except (Refused, Unreachable) as reason:
+        return reason.message
+    return ""
+
+
+def outlook(home: NodeView, target: NodeView, inspection: Inspection, asked: Strategy | None) -> Outlook:
+    """`asked` None: whatever gives the shorter pause."""
+    try:
+        strategy = choose_strategy(asked, inspection, home.capabilities, target.capabilities)
+    except Refused as refusal:
+        return Outlook(refusal=refusal)
+    why = (
+        "as asked" if asked else "shared memory of forks would multiply" if _forked(inspection) else "the better pause"
+    )
+    filled_s = 0.0 if strategy == "copy" else inspection.private_dirty_bytes * _FILL_S_PER_BYTE
+    return Outlook(strategy, why, predict(inspection, strategy), filled_s)
+
+
+def _forked(inspection: Inspection) -> bool:
+    return inspection.forked_sharing_bytes > inspection.memory_bytes // 10

@@ -1,0 +1,53 @@
+"""From the law's places to those that can be dialled: with an address, and a ticket signed for that node."""
+
+from __future__ import annotations
+
+from sojourn.controller.roster import Roster
+from sojourn.lifecycle import Berth, DepartTo
+from sojourn.model import Place
+from sojourn.tickets import sign
+from sojourn.wire import Depart
+
+TICKET_SECONDS = 3600.0
+"""A ticket is good for at least so long, and at most half as long again."""
+
+
+def place(roster: Roster, session: str, berth: Berth | None, anchor: str | None, now: float) -> Place | None:
+    """None also for a watcher without an anchor, and for a node that can't be dialled."""
+    node = roster.get(berth.node) if berth else None
+    if berth is None or node is None or node.view.address is None or anchor is None:
+        return None
+    claims = {
+        "for": "tunnel",
+        "session": session,
+        "incarnation": berth.incarnation,
+        "epoch": berth.epoch,
+        "anchor": anchor,
+    }
+    return Place(
+        node=berth.node,
+        address=node.view.address,
+        ticket=sign(claims, node.key, expiry(now)),
+        incarnation=berth.incarnation,
+        epoch=berth.epoch,
+    )
+
+
+def depart(roster: Roster, wanted: DepartTo, now: float) -> Depart:
+    """The law's wish with what the source needs to dial the target."""
+    node = roster.node(wanted.target)
+    claims = {"for": "move", "move": wanted.move, "session": wanted.session, "incarnation": wanted.incarnation}
+    return Depart(
+        move=wanted.move,
+        session=wanted.session,
+        incarnation=wanted.incarnation,
+        strategy=wanted.strategy,
+        address=node.view.address or "",
+        ticket=sign(claims, node.key, expiry(now)),
+    )
+
+
+def expiry(now: float) -> float:
+    """The same for a while, so that a place told twice is the same place."""
+    step = TICKET_SECONDS / 2
+    return (now // step + 3) * step

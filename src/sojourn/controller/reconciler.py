@@ -1,0 +1,189 @@
+"""Carries out the law: event in, new state written down, then instructions out and watchers told.
+
+Everything runs in the event loop, one event after the other; a step takes well under a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from sojourn.controller import places
+from sojourn.controller.roster import Roster
+from sojourn.controller.watching import Watchers
+from sojourn.database import Database
+from sojourn.database import queries as ask
+from sojourn.errors import Refused, Unknown
+from sojourn.lifecycle import (
+    ControllerStarted,
+    DepartTo,
+    Event,
+    Limits,
+    Move,
+    NodeDied,
+    NodeLeft,
+    NodeReturned,
+    Reported,
+    Session,
+    SessionWanted,
+    Tell,
+    Tick,
+    decide,
+    dismissals,
+)
+from sojourn.wire import Held, Report
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    def __init__(
+        self, database: Database, roster: Roster, watchers: Watchers, limits: Limits, clock: Callable[[], float]
+    ) -> None:
+        self._database, self._roster, self._watchers = database, roster, watchers
+        self._limits, self._clock = limits, clock
+        self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
+        self._unsaved: dict[str, Session] = {}
+        """Sessions whose newest progress is not written down -> what is."""
+        with database.transaction() as connection:
+            self._living = {session.id: session for session in ask.living_sessions(connection)}
+
+    def start(self) -> None:
+        """The controller was away: nothing it heard before counts as silence."""
+        for identity in list(self._living):
+            self.apply(identity, ControllerStarted())
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def living(self) -> list[Session]:
+        return list(self._living.values())
+
+    def everything(self) -> list[Session]:
+        """The ended ones that are still remembered, too."""
+        with self._database.transaction() as connection:
+            return [self._living.get(one.id, one) for one in ask.all_sessions(connection)]
+
+    def get(self, identity: str) -> Session:
+        """By its whole id; raises Unknown."""
+        if found := self._find(identity):
+            return found
+        raise Unknown(f"There is no session {identity!r}.", "`sojourn sessions` shows those there are.")
+
+    def move(self, identity: str) -> tuple[str, Move]:
+        """(session, move) by the move's whole id; raises Unknown."""
+        with self._database.transaction() as connection:
+            found = ask.move(connection, identity)
+        if found is None:
+            raise Unknown(f"There is no move {identity!r}.", "`sojourn moves` shows those there are.")
+        living = self._living.get(found[0])
+        return (found[0], living.move) if living and living.move and living.move.id == identity else found
+
+    def moves(self) -> list[tuple[str, Move]]:
+        """(session, move), the newest first."""
+        with self._database.transaction() as connection:
+            written = ask.moves(connection)
+        now = {one.move.id: one.move for one in self._living.values() if one.move}
+        return [(session, now.get(move.id, move)) for session, move in written]
+
+    async def until(self, identity: str, reached: Callable[[Session], bool]) -> Session:
+        """Wait for a state of a session."""
+        while not reached(session := self.get(identity)):
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting[identity].append(changed)
+            await changed
+        return session
+
+    # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, session: Session) -> Session:
+        """Write down a new session and have it started; raises Refused when its name is taken."""
+        if session.name and any(one.name == session.name for one in self._living.values()):
+            raise Refused(f"There is a session named {session.name} already.", "Choose another name.")
+        started, tells = decide(session, SessionWanted(), self._clock(), self._limits)
+        with self._database.transaction(lasting=True) as connection:
+            ask.save_session(connection, None, started)
+        self._settle(started, tells)
+        return started
+
+    def apply(self, identity: str, event: Event, durable: bool = True) -> Session:
+        """One step of the law. Raises what the law raises, and then nothing has changed.
+
+        `durable`: write it down first. Progress is not worth that.
+        """
+        before = self.get(identity)
+        after, tells = decide(before, event, self._clock(), self._limits)
+        if after == before and not tells:
+            return after
+        if durable or tells:
+            written = self._unsaved.pop(identity, before)
+            with self._database.transaction(lasting=after.issued != written.issued) as connection:
+                ask.save_session(connection, written, after)
+        else:
+            self._unsaved.setdefault(identity, before)
+        self._settle(after, tells)
+        return after
+
+    def reported(self, node: str, report: Report) -> None:
+        """What an agent reports; what speaks of an unknown session is ignored."""
+        if self._find(report.event.session):
+            self.apply(report.event.session, Reported(node, report.event), durable=report.number > 0)
+
+    def node_returned(self, node: str, held: Iterable[Held]) -> None:
+        """Set what it holds against what is known. What nobody knows is told to go: no client could reach it."""
+        by_session: defaultdict[str, list[Held]] = defaultdict(list)
+        for one in held:
+            by_session[one.session].append(one)
+        concerned = {session.id for session in self._living.values() if node in session.nodes}
+        for identity in concerned | by_session.keys():
+            mine = tuple(by_session.get(identity, ()))
+            if self._find(identity):
+                self.apply(identity, NodeReturned(node, mine))
+            else:
+                log.warning("node %s holds session %s, which nobody knows; it is told to stop it", node, identity)
+                self._tell(dismissals(node, mine))
+
+    def node_left(self, node: str) -> None:
+        self._concern(node, NodeLeft(node))
+
+    def node_died(self, node: str) -> None:
+        self._concern(node, NodeDied(node))
+
+    def tick(self) -> None:
+        now = self._clock()
+        for session in self.living():
+            if session.deadline is not None and session.deadline <= now:
+                self.apply(session.id, Tick())
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _find(self, identity: str) -> Session | None:
+        if identity in self._living:
+            return self._living[identity]
+        with self._database.transaction() as connection:
+            return ask.session(connection, identity)
+
+    def _concern(self, node: str, event: Event) -> None:
+        for session in self.living():
+            if node in session.nodes:
+                self.apply(session.id, event)
+
+    def _settle(self, session: Session, tells: list[Tell]) -> None:
+        """The state is written: now say so."""
+        if session.ended:
+            self._living.pop(session.id, None)
+        else:
+            self._living[session.id] = session
+        self._tell(tells)
+        self._watchers.publish(session)
+        for changed in self._waiting.pop(session.id, ()):
+            if not changed.done():
+                changed.set_result(None)
+
+    def _tell(self, tells: Iterable[Tell]) -> None:
+        for tell in tells:
+            wanted = tell.instruction
+            instruction = places.depart(self._roster, wanted, self._clock()) if isinstance(wanted, DepartTo) else wanted
+            reached = self._roster.tell(tell.node, instruction)
+            log.info("%s: %s %s%s", tell.node, instruction.do, instruction.session, "" if reached else " (away)")

@@ -1,0 +1,166 @@
+"""The nodes: who has joined, who can be reached now, and how to speak to them."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from dataclasses import replace
+from typing import Protocol
+
+from sojourn import __version__
+from sojourn.controller.tokens import fingerprint, holder, mint
+from sojourn.database import Database, Node, Token
+from sojourn.database import queries as ask
+from sojourn.errors import Busy, Incompatible, Refused, Unknown, Unreachable
+from sojourn.model import Load, NodeStatus, NodeView
+from sojourn.wire import PROTOCOL, FromController, Hello, Instruct, Instruction, Welcome
+
+HEARTBEAT_SECONDS = 5.0
+SILENT_HEARTBEATS = 4
+"""After so many without a word a line counts as down."""
+
+
+class Line(Protocol):
+    """A connection to an agent."""
+
+    heard_at: float
+
+    def send(self, message: FromController) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Roster:
+    def __init__(self, database: Database, now: float) -> None:
+        self._database = database
+        with database.transaction() as connection:
+            self._nodes = {node.name: node for node in ask.nodes(connection)}
+        self._lines: dict[str, Line] = {}
+        self.left_at = dict.fromkeys(self._nodes, now)
+        """Since when each node has been away, for this controller."""
+
+    def views(self) -> list[NodeView]:
+        return [self.view(name) for name in sorted(self._nodes)]
+
+    def view(self, name: str) -> NodeView:
+        status = NodeStatus.ONLINE if name in self._lines else NodeStatus.OFFLINE
+        return self.node(name).view.model_copy(update={"status": status})
+
+    def node(self, name: str) -> Node:
+        if name not in self._nodes:
+            raise Unknown(f"There is no node {name!r}.", f"Nodes: {', '.join(sorted(self._nodes)) or 'none'}.")
+        return self._nodes[name]
+
+    def get(self, name: str) -> Node | None:
+        return self._nodes.get(name)
+
+    def online(self, name: str) -> bool:
+        return name in self._lines
+
+    def holder(self, secret: str) -> Node | None:
+        return holder(secret, list(self._nodes.values()))
+
+    # ── speaking ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, name: str, instruction: Instruction) -> bool:
+        """False if the node can't be reached: it will be told again when it returns."""
+        line = self._lines.get(name)
+        if line:
+            line.send(Instruct(instruction=instruction))
+        return line is not None
+
+    def require_online(self, name: str) -> None:
+        if not self.online(name):
+            raise Unreachable(f"Node {name} is offline.", "Start its agent, then try again.")
+
+    # ── coming and going ─────────────────────────────────────────────────────────────────────────────────────
+
+    def admit(self, hello: Hello, secret: str, credential: Token | Node, now: float) -> Welcome:
+        """Write down who comes. Raises what the agent is turned away with; then nothing has changed."""
+        require_understood(hello)
+        if isinstance(credential, Node):
+            if credential.name != hello.name:
+                raise Refused(
+                    f"This token belongs to node {credential.name}, not to {hello.name}.",
+                    "Give each node a folder of its own.",
+                )
+            token, node = secret, replace(credential, view=_view(hello, credential.view.id, now))
+        else:
+            token, node = mint("node"), self._joining(hello, now)
+            node = replace(node, token_hash=fingerprint(token))
+        with self._database.transaction(lasting=isinstance(credential, Token)) as connection:
+            if isinstance(credential, Token):
+                ask.spend_token(connection, credential)
+            ask.save_node(connection, node)
+        self._nodes[node.name] = node
+        return Welcome(node=node.name, token=token, key=node.key, heartbeat_seconds=HEARTBEAT_SECONDS)
+
+    def arrived(self, name: str, line: Line) -> None:
+        if older := self._lines.get(name):
+            older.close()
+        self._lines[name] = line
+        self.left_at.pop(name, None)
+
+    def left(self, name: str, line: Line, now: float) -> bool:
+        """False if another line has taken its place already."""
+        if self._lines.get(name) is not line:
+            return False
+        del self._lines[name]
+        self.left_at[name] = now
+        with self._database.transaction() as connection:
+            ask.save_node(connection, self._nodes[name])
+        return True
+
+    def beat(self, name: str, load: Load, now: float) -> None:
+        node = self._nodes[name]
+        self._nodes[name] = replace(node, view=node.view.model_copy(update={"load": load, "seen_at": now}))
+
+    def forget(self, name: str) -> None:
+        """Raises Busy while it is online."""
+        self.node(name)
+        if self.online(name):
+            raise Busy(f"Node {name} is online.", "Stop its agent first.")
+        with self._database.transaction(lasting=True) as connection:
+            ask.forget_node(connection, name)
+        del self._nodes[name]
+        self.left_at.pop(name, None)
+
+    def hang_up_on_the_silent(self, now: float) -> None:
+        for line in list(self._lines.values()):
+            if now - line.heard_at > SILENT_HEARTBEATS * HEARTBEAT_SECONDS:
+                line.close()
+
+    def _joining(self, hello: Hello, now: float) -> Node:
+        known = self._nodes.get(hello.name)
+        if known is None:
+            return Node(_view(hello, uuid.uuid4().hex, now), "", secrets.token_hex(32))
+        same_machine = known.view.capabilities.machine_id == hello.capabilities.machine_id
+        if self.online(hello.name) or not same_machine:
+            raise Refused(
+                f"There is a node named {hello.name} already.",
+                "Give this one another --name, or have the other one forgotten.",
+            )
+        return replace(known, view=_view(hello, known.view.id, now))
+
+
+def require_understood(hello: Hello) -> None:
+    if hello.protocol != PROTOCOL:
+        raise Incompatible(
+            f"Node {hello.name} speaks protocol {hello.protocol} (Sojourn {hello.version}), "
+            f"this controller {PROTOCOL} (Sojourn {__version__}).",
+            "Install the same version of Sojourn on both.",
+        )
+
+
+def _view(hello: Hello, identity: str, now: float) -> NodeView:
+    return NodeView(
+        id=identity,
+        name=hello.name,
+        status=NodeStatus.OFFLINE,
+        labels=hello.labels,
+        capacity=hello.capacity,
+        capabilities=hello.capabilities,
+        load=Load(),
+        address=hello.address,
+        seen_at=now,
+    )

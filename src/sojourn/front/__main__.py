@@ -1,0 +1,98 @@
+"""`python -m sojourn.front`: the front as a program; one for each user, started by `front.client.ensure`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+
+from sojourn.front.app import make_app
+from sojourn.front.client import front_folder
+from sojourn.front.host import IDLE_SECONDS, Front
+from sojourn.front.words import Card
+from sojourn.settings import write_private
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="sojourn.front", description=__doc__)
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="stay that long with nothing to host")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder = front_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "front.lock").open("w") as lock:
+        if _lock(lock):
+            asyncio.run(serve(folder, arguments.idle_seconds))
+        else:
+            log.info("this user has a front already")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's ends the process by the signal it was sent, before anything could be put in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self.handle_exit)
+        yield
+
+
+async def serve(folder: Path, idle_seconds: float) -> None:
+    """Run until there is nothing left to host, or told to end."""
+    token = secrets.token_urlsafe(32)
+    front = Front(folder, idle_seconds)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(uvicorn.Config(make_app(front, token), log_level="warning", lifespan="off"))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        await front.begin()
+        watch = asyncio.create_task(_look_after(front, server))
+        write_private(folder / "front.json", Card(url=url, token=token, pid=os.getpid()).model_dump())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            (folder / "front.json").unlink(missing_ok=True)
+            watch.cancel()
+            await front.end()
+
+
+async def _look_after(front: Front, server: uvicorn.Server) -> None:
+    while not server.should_exit:
+        await asyncio.sleep(LOOK_SECONDS)
+        with contextlib.suppress(OSError):
+            server.should_exit = not await front.look_after()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether this process is the only one; the lock ends with it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Having a session moved for a cell: ask, wait while something else moves it, give up only for a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from sojourn.client import AsyncClient, Moved, Watched
+from sojourn.errors import Busy, MoveFailed, SojournError, Unreachable
+from sojourn.model import SessionStatus
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 10.0
+"""How long a controller may say that a session is busy, while nothing that we know of keeps it busy."""
+SILENT_SECONDS = 60.0
+"""How long a controller may not answer at all. It knows of the move after a restart, so it is asked again."""
+_PASSING = (SessionStatus.PENDING, SessionStatus.STARTING, SessionStatus.MOVING, SessionStatus.FILLING)
+
+
+class Errand:
+    """One wish of a cell to have its session moved."""
+
+    def __init__(self, client: AsyncClient, session: str, place: str) -> None:
+        self._client = client
+        self._session = session
+        self._place = place
+        self._news: Watched | None = None
+        self._changed = asyncio.Event()
+        self._asking = False
+        self._cancelled = False
+
+    def hear(self, news: Watched) -> None:
+        self._news = news
+        self._changed.set()
+
+    async def run(self) -> Moved:
+        """Returns once the session is there and runs. Raises what the controller refused with, MoveFailed when
+        cancelled, Unreachable when the controller stays silent."""
+        clock = asyncio.get_running_loop()
+        began = clock.time()
+        while not self._cancelled:
+            try:
+                return await self._ask()
+            except Busy:
+                if not self._is_passing and clock.time() > began + BUSY_SECONDS:
+                    raise
+            except Unreachable:
+                if clock.time() > began + SILENT_SECONDS:
+                    raise
+            await self._wait_for_news()
+        raise MoveFailed(f"The move to {self._place} was cancelled.", "Run the cell again to move after all.")
+
+    async def cancel(self) -> None:
+        """Best effort: a session that has left can't be called back."""
+        self._cancelled = True
+        self._changed.set()
+        move = self._news.session.move if self._news else None
+        if self._asking and move:
+            try:
+                await self._client.cancel_move(move)
+            except SojournError as late:
+                log.info("move %s goes on: %s", move, late.message)
+
+    async def _ask(self) -> Moved:
+        self._asking = True
+        try:
+            return await self._client.move(self._session, self._place, wait="thawed")
+        finally:
+            self._asking = False
+
+    @property
+    def _is_passing(self) -> bool:
+        return self._news is not None and self._news.session.status in _PASSING
+
+    async def _wait_for_news(self) -> None:
+        self._changed.clear()
+        with suppress(TimeoutError):  # then the controller is asked again: it knows better
+            await asyncio.wait_for(self._changed.wait(), 0.5)

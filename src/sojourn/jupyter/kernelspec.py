@@ -1,0 +1,49 @@
+"""The kernel "Python 3 (Sojourn)", as Jupyter finds it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+
+NAME = "sojourn"
+
+
+def kernel_json(launcher: str) -> dict[str, Any]:
+    """The kernelspec. Clients that know provisioners use ours; the others (VS Code) start the launcher."""
+    return {
+        "argv": [launcher, "-f", "{connection_file}"],
+        "display_name": f"Python {sys.version_info.major} (Sojourn)",
+        "language": "python",
+        "metadata": {
+            "debugger": True,
+            "supported_encryption": ["curve"],
+            "kernel_provisioner": {"provisioner_name": "sojourn-provisioner", "config": {}},
+        },
+    }
+
+
+def install(*, user: bool = True, prefix: str | None = None) -> Path:
+    """Install the kernelspec for the user, below `prefix` (an environment), or else in this environment.
+
+    An older one is replaced. Returns its folder.
+    """
+    launcher = Path(sys.executable).with_name("sojourn-kernel" + (".exe" if sys.platform == "win32" else ""))
+    with tempfile.TemporaryDirectory() as draft:
+        (Path(draft) / "kernel.json").write_text(json.dumps(kernel_json(str(launcher)), indent=1) + "\n")
+        for logo in files("ipykernel").joinpath("resources").iterdir():
+            if logo.name.startswith("logo-"):
+                (Path(draft) / logo.name).write_bytes(logo.read_bytes())
+        Path(draft).chmod(0o755)
+        where = {"user": True} if user and prefix is None else {"prefix": prefix or sys.prefix}
+        return Path(KernelSpecManager().install_kernel_spec(draft, NAME, **where))
+
+
+def installed() -> bool:
+    """Whether Jupyter finds the kernelspec, wherever it lies."""
+    return NAME in KernelSpecManager().find_kernel_specs()

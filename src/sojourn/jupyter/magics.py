@@ -1,0 +1,201 @@
+"""The magic `%sojourn`, and an IPython kernel that has it without having Sojourn installed.
+
+This one file is put into every sandbox that runs an IPython kernel and started in the place of
+`python -m ipykernel_launcher`; so it imports nothing but the standard library and IPython, and keeps to what
+Python 3.8 understands. Where Sojourn is installed, `%load_ext sojourn` loads the same magic.
+
+It asks through the rider's socket (`SOJOURN_SOCKET`): no token is in the kernel, and a session can act on itself only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from IPython.core.error import UsageError
+
+
+class Table:
+    """What a verb answers: a title and rows, as text for a terminal and as HTML for a notebook."""
+
+    def __init__(self, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.title = title
+        self.head = tuple(head)
+        self.rows = [tuple(row) for row in rows]
+
+    def __repr__(self) -> str:
+        lines = [self.head, *self.rows] if self.rows else []
+        widths = [max(len(cell) for cell in column) for column in zip(*lines)]  # noqa: B905
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()  # noqa: B905
+            for line in lines
+        ]
+        return "\n".join([self.title, *text] if self.title else text)
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        title = f"<div>{html.escape(self.title)}</div>" if self.title else ""
+        body = "".join(row(cells, "td") for cells in self.rows)
+        return f"{title}<table><thead>{row(self.head, 'th')}</thead><tbody>{body}</tbody></table>" if body else title
+
+
+# ── verbs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def sojourn(line: str) -> Table:
+    """Where this kernel runs, and moving it.
+
+    %sojourn nodes                     the nodes, and what they have
+    %sojourn where                     where this kernel is
+    %sojourn move PLACE                move it: a node (there), a label (gpu) or needs (mem>=64G cores>=8)
+        --strategy auto|lazy|copy      how its memory travels; auto by default
+        --dry-run                      say what would happen, and do nothing
+    """
+    chosen = parse(line)
+    if chosen.verb == "nodes":
+        return show_nodes(ask("nodes"))
+    if chosen.verb == "where":
+        return show_place(ask("where"))
+    place = " ".join(chosen.place)
+    return show_move(ask("move", to=place, strategy=chosen.strategy, dry_run=chosen.dry_run))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{sojourn.__doc__}")
+
+
+def parse(line: str) -> argparse.Namespace:
+    """`verb`, and for `move` also `place`, `strategy`, `dry_run`; raises UsageError with the usage."""
+    parser = _Parser(prog="%sojourn", add_help=False)
+    verbs = parser.add_subparsers(dest="verb", parser_class=_Parser, required=True)
+    verbs.add_parser("nodes", add_help=False)
+    verbs.add_parser("where", add_help=False)
+    move = verbs.add_parser("move", add_help=False)
+    move.add_argument("place", nargs="+")
+    move.add_argument("--strategy", choices=("auto", "lazy", "copy"), default="auto")
+    move.add_argument("--dry-run", action="store_true")
+    return parser.parse_args(shlex.split(line))
+
+
+def ask(name: str, **arguments: Any) -> dict[str, Any]:
+    """The body of the rider's answer to a verb. Waits as long as it takes; an interrupt ends the wait.
+
+    Raises UsageError, which IPython shows without a traceback, when the verb is refused or nobody can be asked.
+    """
+    path = os.environ.get("SOJOURN_SOCKET")
+    if not path:
+        raise UsageError('This kernel does not run in a Sojourn session.\nChoose the kernel "Python 3 (Sojourn)".')
+    with _connect(path) as line:
+        line.sendall(json.dumps({"name": name, "arguments": arguments}).encode() + b"\n")
+        with line.makefile("rb") as answers:
+            text = answers.readline()
+    if not text:
+        raise UsageError("The session's rider hung up before it answered.\nTry again.")
+    answer = json.loads(text)
+    if not answer["ok"]:
+        raise UsageError("\n".join(filter(None, (answer["body"].get("message"), answer["body"].get("hint")))))
+    body: dict[str, Any] = answer["body"]
+    return body
+
+
+def _connect(path: str) -> socket.socket:
+    try:
+        if ":" in path and "/" not in path:
+            host, _, port = path.rpartition(":")
+            return socket.create_connection((host, int(port)))
+        line = socket.socket(socket.AF_UNIX)
+        line.connect(path)
+    except OSError as wrong:
+        raise UsageError(f"The session's rider can't be reached at {path}: {wrong}") from wrong
+    return line
+
+
+# ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def show_nodes(body: dict[str, Any]) -> Table:
+    """`body`: {"nodes": [NodeView], "here": name of the node this kernel is on}."""
+    rows: list[tuple[str, ...]] = []
+    for node in body["nodes"]:
+        capacity, load = node["capacity"], node.get("load", {})
+        free = f"{gigabytes(load.get('memory_free_bytes', 0))} of {gigabytes(capacity['memory_bytes'])} free"
+        mark = "*" if node["name"] == body.get("here") else ""
+        cells = (mark, node["name"], node["status"], f"{capacity['cores']:g}", free, str(capacity.get("gpus", 0)))
+        rows.append((*cells, " ".join(node.get("labels", ()))))
+    return Table("", ("", "node", "status", "cores", "memory", "GPUs", "labels"), rows)
+
+
+def show_place(body: dict[str, Any]) -> Table:
+    """`body`: {"session": SessionView}."""
+    session = body["session"]
+    return Table(f"{session['name'] or session['id']} is on {session['node']} ({session['status']}).", (), ())
+
+
+def show_move(body: dict[str, Any]) -> Table:
+    """`body`: {"session": SessionView, "plan": MovePlan, "move": MoveView or None}."""
+    session, move, plan = body["session"], body.get("move"), body.get("plan") or {}
+    name = session["name"] or session["id"]
+    if move:
+        frozen = move["report"]["frozen_s"]
+        cost = f"frozen for {frozen:.2f} s" if frozen else "on its way"
+        return Table(f"{name} moved from {move['source']} to {move['target']} ({move['strategy']}): {cost}.", (), ())
+    if not plan:
+        return Table(f"{name} is on {session['node']} already.", (), ())
+    return Table(f"{name}: {foretell(plan)}", (), ())
+
+
+def foretell(plan: dict[str, Any]) -> str:
+    """A MovePlan as a sentence or two."""
+    if not plan["fits"]:
+        return "\n".join([f"it can't move to {plan['target']}.", *plan["refusals"], plan["hint"]]).rstrip()
+    frozen = "for a moment" if plan["frozen_s"] is None else f"for about {plan['frozen_s']:.2f} s"
+    size = gigabytes(plan["page_bytes"] + plan["layer_bytes"])
+    reset = plan["connections_reset"]
+    loss = f"\nThese connections would be reset: {', '.join(reset)}." if reset else ""
+    way = f"{plan['source']} to {plan['target']} ({plan['strategy']})"
+    return f"it would move from {way}, frozen {frozen}, with {size}.{loss}"
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GB"
+
+
+# ── in IPython ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext sojourn` calls."""
+    shell.register_magic_function(sojourn, "line", "sojourn")
+
+
+def launch() -> None:
+    """What `python -m ipykernel_launcher` does, with the magic loaded and nothing else changed."""
+    if sys.path and Path(sys.path[0]) == Path(__file__).parent:
+        del sys.path[0]
+    from ipykernel.kernelapp import IPKernelApp
+
+    class SessionKernelApp(IPKernelApp):  # type: ignore[misc]
+        name = "ipython-kernel"
+
+        def init_extensions(self) -> None:
+            super().init_extensions()
+            load_ipython_extension(self.shell)
+            # `%load_ext sojourn` must work here too, though there may be no such module.
+            self.shell.extension_manager.loaded.add("sojourn")
+
+    SessionKernelApp.launch_instance()
+
+
+if __name__ == "__main__":
+    launch()

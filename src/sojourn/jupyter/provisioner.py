@@ -1,0 +1,249 @@
+"""The kernel provisioner: what makes a kernel of any Jupyter client a Sojourn session.
+
+It asks the front for a session, and from then on only passes on what the client wants. Ports, curve keys and the
+client's connection file are made as LocalProvisioner makes them, because clients rely on each detail of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning import LocalProvisioner
+from traitlets import CaselessStrEnum, Float, List, Unicode
+
+from sojourn import embedded, placement
+from sojourn.client import Client
+from sojourn.errors import SessionLost, SojournError, Unknown, Unreachable
+from sojourn.front.client import FrontClient, ensure
+from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec
+from sojourn.model.resources import Needs
+from sojourn.model.sessions import SessionSpec
+
+Answer = TypeVar("Answer")
+_IMPORTED_BY = os.getpid()
+
+
+class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
+    """Runs a kernel as a Sojourn session.
+
+    The traits may stand in the kernelspec (`metadata.kernel_provisioner.config`) or in Jupyter's configuration
+    (`c.SojournProvisioner.needs = "mem>=16G"`).
+    """
+
+    needs = Unicode("", config=True, help="Where to start, as in %%on: a node, a label, or needs such as mem>=64G.")
+    image = Unicode(None, allow_none=True, config=True, help="The image the kernel sees; None: the node's own root.")
+    sandbox = CaselessStrEnum(
+        ["runc", "process"],
+        default_value=None,
+        allow_none=True,
+        config=True,
+        help="What holds the kernel; None: runc where the node has it, else a plain process.",
+    )
+    shared = List(
+        Unicode(),
+        ["{cwd}", "{home}"],
+        config=True,
+        help="Folders of the node that the kernel uses directly; a node it moves to must have them.",
+    )
+    carried = List(Unicode(), config=True, help="Folders the kernel gets a copy of, which travels with it.")
+    lease_seconds = Float(600.0, config=True, help="How long the kernel lives on after its client has died.")
+
+    session = ""
+    """The id of the session; empty before the first start and after the last cleanup."""
+
+    def __new__(cls, **kwargs: Any) -> LocalProvisioner:
+        """Ours; but a kernel that is started inside a session belongs into that session, as an ordinary process."""
+        if inside_session():
+            return LocalProvisioner(**{name: kwargs[name] for name in ("kernel_id", "kernel_spec", "parent")})
+        return super().__new__(cls, **kwargs)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._front: FrontClient | None = None
+        self._runs = False
+        self._over = threading.Event()
+
+    @property
+    def has_process(self) -> bool:
+        return self._runs
+
+    # ── starting ──
+
+    def _finalize_env(self, env: dict[str, str]) -> None:
+        super()._finalize_env(env)
+        env.pop("JPY_PARENT_PID", None)  # a kernel would end when it sees another parent
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Start the kernel: in a new session the first time, in the same one at a restart."""
+        self.cwd = str(kwargs.get("cwd") or Path.cwd())
+        await self._in_thread(lambda: self._launch(cmd, kwargs["env"]))
+        keep_sockets(self.connection_info)
+        self._runs = True
+        return self.connection_info
+
+    def _launch(self, cmd: list[str], environment: dict[str, str]) -> None:
+        outer = os.path.realpath(self.parent.connection_file)
+        spec = self._spec([argument.replace(outer, CONNECTION_FILE) for argument in cmd], environment)
+        connection = to_json(self.connection_info)
+        if self.session:
+            try:
+                self._ask(lambda front: front.start(self.session, spec.program, connection))
+                return
+            except (Unknown, SessionLost):
+                self.log.warning("Session %s is gone; the kernel starts in a new one.", self.session)
+                self._leave()
+        language = self.kernel_spec.language if self.kernel_spec else ""
+        self.session = self._ask(lambda front: front.open(spec, connection, language, self.lease_seconds))
+        self._over = threading.Event()
+        threading.Thread(target=self._keep_lease, args=(self.session, self._over), daemon=True).start()
+
+    def _spec(self, argv: list[str], environment: dict[str, str]) -> SessionSpec:
+        wishes = Wishes(self.image, self.sandbox, tuple(self.shared), tuple(self.carried))
+        return kernel_spec(argv, environment, str(self.cwd), self.kernel_id, self._needs(), wishes)
+
+    def _needs(self) -> Needs:
+        """The needs of the trait's expression; which of its words are nodes the controller knows."""
+        if not self.needs.strip():
+            return ANYWHERE
+        controller = embedded.ensure(self.log.warning)
+        with Client(controller.url, controller.token) as client:
+            return placement.needs_of(self.needs, client.nodes())
+
+    # ── the kernel's process ──
+
+    async def poll(self) -> int | None:
+        """None while the kernel's program runs, or is on its way; else its exit code."""
+        if not self._runs:
+            return 0
+        try:
+            kernel = await self._in_thread(lambda: self._ask(lambda front: front.kernel(self.session)))
+        except Unknown:
+            return 1
+        except Unreachable as silent:
+            self.log.warning("What became of kernel %s is not known: %s", self.kernel_id, silent)
+            return None
+        if kernel.running:
+            return None
+        return 1 if kernel.exit_code is None else kernel.exit_code
+
+    async def wait(self) -> int | None:
+        """The exit code, once there is one."""
+        while (code := await self.poll()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        self._runs = False
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the kernel and what it started, wherever they are now."""
+        if self._runs:
+            try:
+                await self._in_thread(lambda: self._ask(lambda front: front.signal(self.session, signum)))
+            except Unknown:
+                self.log.debug("Kernel %s had ended before signal %d.", self.kernel_id, signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        await self.send_signal(getattr(signal, "SIGKILL", 9))
+
+    async def terminate(self, restart: bool = False) -> None:
+        await self.send_signal(signal.SIGTERM)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Free the sandbox, unless the kernel is to start again in it."""
+        await super().cleanup(restart=restart)
+        put_sockets_back(self.connection_info)
+        if not restart and self.session:
+            await self._in_thread(self._leave)
+            forget_sockets(self.connection_info)
+
+    def _leave(self) -> None:
+        """End the session; one that can't be reached now ends when its lease does."""
+        self._over.set()
+        session, self.session = self.session, ""
+        try:
+            self._ask(lambda front: front.close(session))
+        except Unknown:
+            pass
+        except SojournError as failure:
+            self.log.warning("Session %s is left to its lease: %s", session, failure)
+
+    # ── persistence (see KernelProvisionerBase) ──
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        return {**await super().get_provisioner_info(), "session": self.session, "cwd": self.cwd}
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        await super().load_provisioner_info(provisioner_info)
+        self.session, self.cwd = provisioner_info["session"], provisioner_info["cwd"]
+        self._runs = bool(self.session)
+
+    # ── the front ──
+
+    def _keep_lease(self, session: str, over: threading.Event) -> None:
+        """Tell the front that this client lives, also while nobody polls (a blocking client never does)."""
+        while not over.wait(self.lease_seconds / 4):
+            try:
+                self._ask(lambda front: front.lease(session, self.lease_seconds))
+            except Unknown:
+                return
+            except SojournError as failure:
+                self.log.debug("The lease of session %s was not renewed: %s", session, failure)
+
+    def _ask(self, question: Callable[[FrontClient], Answer]) -> Answer:
+        """Ask the front; one that has died is started anew, and takes its kernels back."""
+        try:
+            self._front = self._front or self._open_front()
+            return question(self._front)
+        except Unreachable:
+            self._front = self._open_front()
+            return question(self._front)
+
+    def _open_front(self) -> FrontClient:
+        return ensure(embedded.ensure(self.log.warning))
+
+    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
+        """All that may block runs beside the client's event loop."""
+        if os.getpid() != _IMPORTED_BY:
+            return work()  # a forked client has its parent's event loop, and none of that loop's threads
+        return await asyncio.to_thread(work)
+
+
+# jupyter_client removes the files of ipc sockets at every restart, because a kernel it knows binds them anew. Ours stay
+# bound, so a second link to each is kept, to put the first one back.
+
+
+def _sockets(connection: KernelConnectionInfo) -> list[tuple[Path, Path]]:
+    """For `ipc`: where clients look for each socket, and our link to it."""
+    if connection.get("transport") != "ipc":
+        return []
+    names = [f"{connection['ip']}-{port}" for name, port in connection.items() if name.endswith("_port")]
+    return [(Path(name), Path(f"{name}.kept")) for name in names]
+
+
+def keep_sockets(connection: KernelConnectionInfo) -> None:
+    for socket, kept in _sockets(connection):
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(socket)
+
+
+def put_sockets_back(connection: KernelConnectionInfo) -> None:
+    for socket, kept in _sockets(connection):
+        if kept.exists() and not socket.exists():
+            socket.hardlink_to(kept)
+
+
+def forget_sockets(connection: KernelConnectionInfo) -> None:
+    for _, kept in _sockets(connection):
+        kept.unlink(missing_ok=True)
+
+
+def to_json(connection: KernelConnectionInfo) -> dict[str, Any]:
+    """Connection info as a connection file holds it, and right in any working folder: ipc's `ip` is a path."""
+    info = {name: value.decode() if isinstance(value, bytes) else value for name, value in connection.items()}
+    return info | {"ip": os.path.abspath(info["ip"])} if info["transport"] == "ipc" else info  # noqa: PTH100

@@ -1,0 +1,82 @@
+"""Whether, how, and how fast a session can move: pure decisions on what two nodes say of themselves."""
+
+from __future__ import annotations
+
+from sojourn.errors import Immovable, Incompatible
+from sojourn.model import Capabilities, Inspection, Strategy
+
+_FREEZE_S = 0.12
+"""Freeze, dump without pages, restore, thaw: what no session goes below."""
+_PER_PROCESS_S = 0.008
+_SCAN_S_PER_GB = 0.085
+"""CRIU looks at every page's entry while the session stands still."""
+_COPY_S_PER_GB = 0.75
+_LAYER_BYTES_PER_S = 500e6
+_CLOSE = 1.2
+"""`copy` is preferred when its pause is at most this much longer: its session is never in two places."""
+_GB = 1 << 30
+
+
+def compatible(source: Capabilities, target: Capabilities, image: str | None = None) -> None:
+    """Whether what was frozen at the source can run at the target. Raises Incompatible, naming the first thing that
+    differs; `image`: as in the session's spec (None: the node's own root)."""
+    if source.arch != target.arch:
+        raise Incompatible(f"The target is {target.arch}, the session runs on {source.arch}.", _ANOTHER)
+    if missing := sorted(set(source.cpu_flags) - set(target.cpu_flags)):
+        raise Incompatible(f"The target's CPU lacks {', '.join(missing[:5])}, which the session may use.", _ANOTHER)
+    if target.xsave_bytes < source.xsave_bytes:
+        raise Incompatible(
+            f"The target's CPU saves {target.xsave_bytes} bytes of registers, the source's {source.xsave_bytes}.", _ANOTHER
+        )
+    if _version(source.criu)[:2] > _version(target.criu)[:2]:
+        raise Incompatible(
+            f"CRIU {target.criu or 'is missing'} at the target can't read images of CRIU {source.criu}.",
+            "Update CRIU there; `sojourn doctor` names the command.",
+        )
+    if image is None and source.root_id != target.root_id:
+        raise Incompatible(
+            "The two nodes' root file systems differ, and the session runs on its node's own.",
+            "Start sessions that are to move between machines from an image.",
+        )
+
+
+_ANOTHER = "Choose another node, or start the session on the lesser one."
+
+
+def possible(source: Capabilities, target: Capabilities) -> tuple[Strategy, ...]:
+    """The strategies that both nodes can take part in. Raises Incompatible, with a node's own reason, without any."""
+    both: list[Strategy] = [way for way in ("lazy", "copy") if way in source.strategies and way in target.strategies]  # type: ignore[misc]
+    if not both:
+        lacking = source if "copy" not in source.strategies else target
+        reason = lacking.refusals.get("copy") or lacking.refusals.get("runc") or "it has no runc sandboxes"
+        raise Incompatible(f"One of the nodes can't move live sessions: {reason}.", "Run `sojourn doctor` there.")
+    return tuple(both)
+
+
+def predict(inspection: Inspection, strategy: Strategy) -> float:
+    """The pause in seconds that a client will see."""
+    gigabytes = inspection.memory_bytes / _GB
+    per_gigabyte = _SCAN_S_PER_GB if strategy == "lazy" else _COPY_S_PER_GB
+    return _FREEZE_S + _PER_PROCESS_S * inspection.processes + gigabytes * per_gigabyte
+
+
+def choose_strategy(
+    asked: Strategy | None, inspection: Inspection, source: Capabilities, target: Capabilities
+) -> Strategy:
+    """What was asked for, or (None: auto) what gives the shorter pause. Raises Immovable when the session holds
+    something that can't travel, Incompatible when the nodes can't do what was asked."""
+    if inspection.blockers:
+        raise Immovable(f"The session can't be moved: {'; '.join(inspection.blockers)}.", "Let go of it, then move.")
+    ways = possible(source, target)
+    if asked:
+        if asked not in ways:
+            reason = source.refusals.get(asked) or target.refusals.get(asked) or "not supported"
+            raise Incompatible(f"{asked} is not possible between these nodes: {reason}.", "Move with --strategy copy.")
+        return asked
+    if "lazy" not in ways or inspection.forked_sharing_bytes > inspection.memory_bytes // 10:
+        return "copy"
+    return "copy" if predict(inspection, "copy") <= _CLOSE * predict(inspection, "lazy") else "lazy"
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in (text or "0").split(".") if part.isdigit())

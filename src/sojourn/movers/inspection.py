@@ -1,0 +1,73 @@
+"""What moving a session would mean, read from /proc before anything is frozen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sojourn.model import Inspection
+from sojourn.movers.connections import outside_connections
+from sojourn.sandbox.base import Sandbox
+
+_BLOCKING_FILES = {
+    "/dev/nvidia": "a GPU is in use",
+    "/dev/kfd": "a GPU is in use",
+    "/dev/dri/": "a GPU is in use",
+    "anon_inode:[io_uring]": "io_uring is in use",
+    "anon_inode:[userfaultfd]": "it handles page faults of its own (userfaultfd)",
+    "anon_inode:[perf_event]": "performance counters are in use",
+    "anon_inode:bpf": "BPF programs are in use",
+}
+"""What CRIU can't carry, by how the descriptor's link begins -> in a person's words."""
+
+
+def inspect(sandbox: Sandbox) -> Inspection:
+    """Called by the agent for `InspectSession`, and before a move. About 10 ms per GB of memory."""
+    tasks = [task for task in (_look(pid) for pid in sandbox.pids()) if task]
+    root = sandbox.root_pid()
+    return Inspection(
+        memory_bytes=sum(task["Pss"] for task in tasks),
+        private_dirty_bytes=sum(task["Private_Dirty"] for task in tasks),
+        layer_bytes=sandbox.layer.size_bytes(),
+        processes=len(tasks),
+        forked_sharing_bytes=_forked_sharing([task["Shared_Dirty"] for task in tasks]),
+        outside_connections=tuple(map(str, outside_connections(root))) if root else (),
+        blockers=tuple(sorted({reason for pid in sandbox.pids() for reason in _blockers(pid)})),
+    )
+
+
+def _forked_sharing(shared: list[int]) -> int:
+    """What lazy pages would add: each task but one would get its own copy of what it shares."""
+    return sum(shared) - max(shared, default=0)
+
+
+def _look(pid: int) -> dict[str, int] | None:
+    """The sums over a task's mappings, in bytes (proc_pid_smaps(5)); None when it has ended meanwhile."""
+    with contextlib.suppress(OSError):
+        return sums(Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    return None
+
+
+def sums(lines: Iterable[str]) -> dict[str, int]:
+    found = dict.fromkeys(("Pss", "Private_Dirty", "Shared_Dirty"), 0)
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if name in found:
+            found[name] = int(rest.split()[0]) * 1024
+    return found
+
+
+def _blockers(pid: int) -> Iterator[str]:
+    for link in _links(pid):
+        for beginning, reason in _BLOCKING_FILES.items():
+            if link.startswith(beginning):
+                yield f"{reason}: process {pid} has {link} open"
+
+
+def _links(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(entry.path)

@@ -1,0 +1,182 @@
+"""How bytes get from the frozen tasks' memory into a buffer: read here, or asked of the page source.
+
+A supply takes orders from one thread, the one that fills, and lays what it brought on a tray for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import queue
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sojourn.movers.pager.frames import ANSWER, BLOCK, LARGEST, REQUEST, runs
+
+_libc = ctypes.CDLL(None)
+_libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class Buffer:
+    """Memory that is used again and again: fresh memory would cost a page fault of our own for each page."""
+
+    def __init__(self, size: int = LARGEST) -> None:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.view = memoryview(memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+_ZEROS = Buffer(BLOCK)
+
+
+def blocks_with_data(buffer: Buffer, length: int) -> int:
+    """The `blocks` of an answer: a bit for each block that is not all zeros."""
+    blocks = 0
+    for bit, start in enumerate(range(0, length, BLOCK)):
+        if _libc.memcmp(buffer.address + start, _ZEROS.address, min(BLOCK, length - start)):
+            blocks |= 1 << bit
+    return blocks
+
+
+class FrozenMemory:
+    """The memory of frozen tasks: descriptors of their /proc/PID/mem by PID, as the sandbox numbers it."""
+
+    def __init__(self, descriptors: Mapping[int, int]) -> None:
+        self._descriptors = dict(descriptors)
+
+    def read(self, task: int, address: int, length: int, buffer: Buffer) -> int:
+        """Read into the buffer; returns the blocks that hold data. Raises OSError: never fewer bytes in silence."""
+        done = 0
+        while done < length:
+            got = os.preadv(self._descriptors[task], [buffer.view[done:length]], address + done)
+            if got <= 0:
+                raise OSError(errno.EFAULT, f"task {task} has no memory at {address + done:#x}")
+            done += got
+        return blocks_with_data(buffer, length)
+
+
+def open_memory(tasks: Mapping[int, int]) -> dict[int, int]:
+    """Descriptors of the memory of tasks: PID in the sandbox -> PID here, in; PID in the sandbox -> descriptor, out."""
+    return {task: os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC) for task, pid in tasks.items()}
+
+
+@dataclass(eq=False)
+class Order:
+    """`length` bytes of a task's memory, to be brought into a buffer."""
+
+    task: int
+    address: int
+    length: int
+    buffer: Buffer
+    blocks: int = 0
+    """Set when it was brought."""
+    failure: OSError | None = None
+
+
+class Supply(ABC):
+    """`tray` holds what was brought; `bell`, an eventfd, is rung for each."""
+
+    def __init__(self, bell: int) -> None:
+        self.tray: deque[Order] = deque()
+        self.received_bytes = 0
+        """Bytes that came over a network."""
+        self._bell = bell
+
+    @abstractmethod
+    def order(self, order: Order) -> None: ...
+
+    def close(self) -> None:
+        """Let go of descriptors and threads; orders not brought by then never are."""
+
+    def _bring(self, order: Order) -> None:
+        self.tray.append(order)
+        os.eventfd_write(self._bell, 1)
+
+
+class LocalSupply(Supply):
+    """Both ends share a kernel: the frozen memory is read directly."""
+
+    def __init__(self, memory: FrozenMemory, bell: int) -> None:
+        super().__init__(bell)
+        self._memory = memory
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="local-supply", daemon=True).start()
+
+    def order(self, order: Order) -> None:
+        self._orders.put(order)
+
+    def _work(self) -> None:
+        while True:
+            order = self._orders.get()
+            try:
+                order.blocks = self._memory.read(order.task, order.address, order.length, order.buffer)
+            except OSError as failed:
+                order.failure = failed
+            self._bring(order)
+
+
+class RemoteSupply(Supply):
+    """The pages come over connections to the page source; several, because one thread can't both read and send."""
+
+    def __init__(self, connections: Sequence[socket.socket], bell: int) -> None:
+        super().__init__(bell)
+        self._lines = [(connection, deque[Order]()) for connection in connections]
+        for connection, waiting in self._lines:
+            threading.Thread(
+                target=self._receive, args=(connection, waiting), name="remote-supply", daemon=True
+            ).start()
+
+    def order(self, order: Order) -> None:
+        connection, waiting = min(self._lines, key=lambda line: len(line[1]))
+        waiting.append(order)
+        try:
+            connection.sendall(REQUEST.pack(order.task, order.address, order.length))
+        except OSError as failed:
+            # The receiving thread sees the same end, and may or may not have told of this order.
+            order.failure = failed
+            self._bring(order)
+
+    def close(self) -> None:
+        for connection, _ in self._lines:
+            connection.close()
+
+    def _receive(self, connection: socket.socket, waiting: deque[Order]) -> None:
+        head = bytearray(ANSWER.size)
+        try:
+            while True:
+                receive_exactly(connection, memoryview(head))
+                self._take(connection, waiting[0], head)
+                self._bring(waiting.popleft())
+        except OSError as failed:
+            while waiting:
+                order = waiting.popleft()
+                order.failure = failed
+                self._bring(order)
+
+    def _take(self, connection: socket.socket, order: Order, head: bytearray) -> None:
+        length, order.blocks = ANSWER.unpack(head)
+        self.received_bytes += len(head)
+        if not length:
+            order.failure = OSError(order.blocks, f"the source could not read task {order.task} at {order.address:#x}")
+            return
+        if length != order.length:
+            raise OSError(errno.EPROTO, f"{length} bytes came where {order.length} were asked for")
+        for start, end, present in runs(order.blocks, length):
+            if present:
+                receive_exactly(connection, order.buffer.view[start:end])
+                self.received_bytes += end - start
+
+
+def receive_exactly(connection: socket.socket, view: memoryview) -> None:
+    """Fill a view; raises ConnectionResetError when the other side ends first."""
+    while view:
+        got = connection.recv_into(view)
+        if not got:
+            raise ConnectionResetError(errno.ECONNRESET, "the page source closed the connection")
+        view = view[got:]

@@ -1,0 +1,230 @@
+"""The pager's process at the target: takes userfaultfds from CRIU, answers faults, fills in the rest.
+
+    python -m sojourn.movers.pager.target FOLDER
+
+FOLDER is where CRIU works; `lazy-pages.socket` is made there (the name is CRIU's), and `pager.socket`, at which the agent,
+and after a crash its successor, attaches. One JSON line is one message. From the agent, when the source is there: either
+`{"do": "connections", "count": n}` with connections to the page source, one for faults and the rest for the bulk, or
+`{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory. `{"do": "begin"}` when CRIU's images are there. To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself,
+`{"event": "restored"}`, `{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
+is first told everything again.
+
+CRIU's side of the protocol (criu/uffd.c): on one connection, for each task its PID in the sandbox (int32, negative for a
+zombie) and then one byte with the userfaultfd; at the end the number 0x52535446.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sojourn.errors import SojournError
+from sojourn.movers.pagemap import lazy_pieces
+from sojourn.movers.pager.fill import Fill, Space
+from sojourn.movers.pager.lines import Lines
+from sojourn.movers.pager.pieces import Piece
+from sojourn.movers.pager.supply import FrozenMemory, LocalSupply, RemoteSupply, Supply
+
+LAZY_SOCKET, AGENT_SOCKET = "lazy-pages.socket", "pager.socket"
+_RESTORED = 0x52535446
+_PROGRESS_SECONDS = 0.2
+
+
+class Target:
+    """The process's one loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._selector = selectors.DefaultSelector()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._connections: list[socket.socket] = []
+        self._memory: dict[int, int] = {}
+        self._pagemaps: dict[int, list[Piece]] = {}
+        self._fill: Fill | None = None
+        self._agent: Lines | None = None
+        self._news: list[dict[str, Any]] = []
+        """What whoever attaches must hear, beside the spaces."""
+        self._failed = self._filled = False
+        self._restored_at = self._told_at = time.monotonic()
+        self._criu = listen(folder / LAZY_SOCKET)
+        self._control = listen(folder / AGENT_SOCKET)
+        self._watch(self._bell, self._hear_bell)
+        self._watch(self._control.fileno(), self._agent_attaches)
+
+    def run(self) -> None:
+        """Until it is killed: even when all is filled, somebody has to hear of it first."""
+        while True:
+            working = self._fill is not None and not self._failed and not self._filled
+            busy = working and self._fill is not None and self._fill.has_work
+            for key, _ in self._selector.select(0 if busy else None):
+                key.data()
+            if working and self._fill:
+                self._guarded(lambda: self._go_on(self._fill))
+
+    def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, act)
+
+    def _hear_bell(self) -> None:
+        os.eventfd_read(self._bell)
+
+    def _guarded(self, act: Callable[[], Any]) -> None:
+        """After a failure stop filling but hold on to everything: who misses a page waits, and reads no zeros."""
+        try:
+            act()
+        except SojournError as failed:
+            self._failed = True
+            self._unwatch_spaces()
+            self._tell({"event": "stumbled", "error": failed.to_wire()})
+
+    def _go_on(self, fill: Fill) -> None:
+        fill.step()
+        now = time.monotonic()
+        if fill.done:
+            self._finish(fill, now)
+        elif now - self._told_at > _PROGRESS_SECONDS:
+            self._told_at = now
+            done = fill.filled_bytes + fill.dropped_bytes
+            self._say({"event": "progress", "done": done, "total": fill.total_bytes})
+
+    def _finish(self, fill: Fill, now: float) -> None:
+        self._unwatch_spaces()
+        result = {
+            "event": "filled",
+            "seconds": now - self._restored_at,
+            "filled_bytes": fill.filled_bytes,
+            "dropped_bytes": fill.dropped_bytes,
+            "received_bytes": fill.received_bytes,
+            "faults": fill.faults,
+        }
+        fill.close()
+        self._filled = True
+        self._tell(result)
+
+    def _unwatch_spaces(self) -> None:
+        for descriptor in self._fill.spaces if self._fill else ():
+            self._selector.unregister(descriptor)
+
+    # ── the agent ──
+
+    def _agent_attaches(self) -> None:
+        if self._agent:
+            self._agent_left()
+        connection, _ = self._control.accept()
+        self._agent = Lines(connection)
+        self._watch(connection.fileno(), self._agent_speaks)
+        self._say({"event": "ready"})
+        for space in self._fill.spaces.values() if self._fill else ():
+            self._tell_of(space)
+        for message in self._news:
+            self._say(message)
+
+    def _agent_left(self) -> None:
+        if self._agent:
+            self._selector.unregister(self._agent.fileno())
+            self._agent.close()
+            self._agent = None
+
+    def _agent_speaks(self) -> None:
+        assert self._agent
+        ended = not self._agent.pump()
+        for message in self._agent.messages():
+            if message["do"] == "memory":
+                self._memory.update(zip(message["tasks"], self._agent.take(len(message["tasks"])), strict=True))
+            elif message["do"] == "connections":
+                self._connections = [socket.socket(fileno=number) for number in self._agent.take(message["count"])]
+            elif message["do"] == "begin":
+                self._begin()
+        if ended:
+            self._agent_left()
+
+    def _say(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        """To the agent, if there is one: a fill does not end with its agent."""
+        if self._agent:
+            try:
+                self._agent.send(message, descriptors)
+            except OSError:
+                self._agent_left()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._news.append(message)
+        self._say(message)
+
+    def _tell_of(self, space: Space) -> None:
+        """Before anything else is done with it: from then on its faults block even if this process dies."""
+        self._say({"event": "space", "task": space.task}, (space.userfault.descriptor,))
+
+    # ── CRIU ──
+
+    def _begin(self) -> None:
+        """The images are here, CRIU is about to be asked: take its connection."""
+        self._pagemaps = lazy_pieces(self._folder)
+        urgent, bulk = self._supplies()
+        self._fill = Fill(urgent, bulk, self._forked)
+        self._watch(self._criu.fileno(), self._criu_connects)
+
+    def _supplies(self) -> tuple[Supply, Supply]:
+        if self._connections:
+            urgent, bulk = self._connections[:1], self._connections[1:]
+            return RemoteSupply(urgent, self._bell), RemoteSupply(bulk, self._bell)
+        memory = FrozenMemory(self._memory)
+        return LocalSupply(memory, self._bell), LocalSupply(memory, self._bell)
+
+    def _criu_connects(self) -> None:
+        connection, _ = self._criu.accept()
+        self._selector.unregister(self._criu.fileno())
+        self._criu.close()
+        self._watch(connection.fileno(), lambda: self._criu_speaks(connection))
+
+    def _criu_speaks(self, connection: socket.socket) -> None:
+        said = connection.recv(4, socket.MSG_WAITALL)
+        task = int.from_bytes(said, sys.byteorder, signed=True)
+        if len(said) == 4 and task < 0:
+            return  # a zombie has no memory
+        if len(said) == 4 and task != _RESTORED:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            self._add(descriptors[0], task)
+            return
+        self._selector.unregister(connection.fileno())
+        connection.close()
+        if task == _RESTORED and self._fill:
+            self._restored_at = time.monotonic()
+            self._fill.restored = True
+            self._tell({"event": "restored"})
+
+    def _add(self, descriptor: int, task: int) -> None:
+        assert self._fill
+        self._watch_space(self._fill.add(descriptor, task, self._pagemaps.get(task, ())))
+
+    def _watch_space(self, space: Space) -> None:
+        fill = self._fill
+        assert fill
+        self._tell_of(space)
+        self._watch(space.userfault.descriptor, lambda: self._guarded(lambda: fill.look(space)))
+
+    def _forked(self, space: Space) -> None:
+        self._watch_space(space)
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening Unix socket that appears at its path only when it listens."""
+    made = socket.socket(socket.AF_UNIX)
+    draft = path.with_suffix(".new")
+    made.bind(str(draft))
+    made.listen(4)
+    draft.rename(path)
+    return made
+
+
+def main() -> None:
+    sys.setswitchinterval(0.0002)  # a fault must not wait 5 ms for a thread that unpacks a header
+    Target(Path(sys.argv[1])).run()
+
+
+if __name__ == "__main__":
+    main()

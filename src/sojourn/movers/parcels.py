@@ -1,0 +1,93 @@
+"""What the two halves of a move say to each other over their link: JSON heads, and streams of bytes between them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sojourn.errors import MoveFailed
+
+_LENGTH = struct.Struct("!I")
+_CHUNK = 1 << 20
+_LONGEST_HEAD = 64 << 20
+
+
+class Parcels:
+    """One end of the conversation. Raises MoveFailed when the other side is gone."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def send(self, **head: Any) -> None:
+        self._send(json.dumps(head).encode())
+
+    def send_stream(self, chunks: Iterable[bytes]) -> None:
+        """Any number of bytes, in whatever pieces they come."""
+        waiting = bytearray()
+        for chunk in chunks:
+            waiting += chunk
+            if len(waiting) >= _CHUNK:
+                self._send(waiting)
+                waiting = bytearray()
+        if waiting:
+            self._send(waiting)
+        self._send(b"")
+
+    def receive(self) -> dict[str, Any]:
+        """The next head. An error that the other side sent is raised here."""
+        head: dict[str, Any] = json.loads(self._receive(_LONGEST_HEAD))
+        if said := head.get("error"):
+            raise MoveFailed(f"The other side of the move gave up: {said}")
+        return head
+
+    def expect(self, name: str) -> Any:
+        """The value of a head that must have this name; for conversations without choice."""
+        head = self.receive()
+        if name not in head:
+            raise MoveFailed(f"The other side of the move said {sorted(head)} where {name} was due.")
+        return head[name]
+
+    def receive_stream(self) -> Iterator[bytes]:
+        while chunk := self._receive(_CHUNK * 64):
+            yield chunk
+
+    def _send(self, body: bytes | bytearray) -> None:
+        with memoryview(body) as view:
+            try:
+                if len(view) < 4096:
+                    self._connection.sendall(_LENGTH.pack(len(view)) + bytes(view))
+                else:
+                    self._connection.sendall(_LENGTH.pack(len(view)))
+                    self._connection.sendall(view)
+            except OSError as gone:
+                raise _gone(gone) from gone
+            self.sent_bytes += len(view)
+
+    def _receive(self, most: int) -> bytearray:
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if length > most:
+            raise MoveFailed(f"The other side of the move sent nonsense: a parcel of {length} bytes.")
+        self.received_bytes += length
+        return self._exactly(length)
+
+    def _exactly(self, length: int) -> bytearray:
+        body = bytearray(length)
+        view = memoryview(body)
+        while view:
+            try:
+                got = self._connection.recv_into(view)
+            except OSError as gone:
+                raise _gone(gone) from gone
+            if not got:
+                raise _gone("it closed the connection")
+            view = view[got:]
+        return body
+
+
+def _gone(why: object) -> MoveFailed:
+    return MoveFailed(f"The other side of the move is gone: {why}.", "Is its agent running?")

@@ -1,0 +1,293 @@
+"""A sandbox of runc: overlay root, own PID, mount, network, IPC and UTS namespaces, cgroup limits.
+
+runc only gives birth. Afterwards the sandbox is told by its cgroup, so one that CRIU restored, which runc never saw,
+is the same to every method here.
+
+    <folder>/sandbox.json  plan and facts        rootfs/ upper/ work/ mask/  the root file system
+             config.json   the OCI bundle        netns   its network namespace, kept by a bind mount
+             runc/         runc's state          empty/  what covers a hidden folder inside a shared one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from sojourn.errors import Incompatible, Invalid, SandboxFailed, Unreachable
+from sojourn.model.sessions import Mount
+from sojourn.sandbox import spec as specs
+from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, own_python, write_json
+from sojourn.sandbox.cgroups import Cgroups, Hierarchies, Limits, open_cgroups
+from sojourn.sandbox.layer import Layer
+from sojourn.sandbox.mounts import remove_tree
+from sojourn.sandbox.network import Network
+from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of, resolve_inside
+from sojourn.sandbox.way_out import NAMESERVER, WayOut
+
+START_SECONDS = 15.0
+_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/opt/conda/bin/python3", "/opt/venv/bin/python3")
+_RESERVED = ("/", "/proc", "/sys", "/dev", "/run")
+
+
+def runc_missing() -> str | None:
+    """Why this machine can't have runc sandboxes; None when it can."""
+    if sys.platform != "linux":
+        return "runc needs Linux"
+    if os.geteuid() != 0:
+        return "runc sandboxes need root"
+    if not shutil.which("runc"):
+        return "runc is not installed"
+    if not _is_mighty():
+        return "this root may not mount: CAP_SYS_ADMIN was taken from it, as in most containers"
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+        return "the kernel has no overlay file system"
+    mounted = Hierarchies.mounted()
+    return None if "freezer" in mounted.v1 or mounted.v2 else "no cgroup freezer is mounted"
+
+
+class RuncSandbox(Sandbox):
+    """See the module."""
+
+    def __init__(self, folder: Path, plan: SandboxPlan) -> None:
+        super().__init__(folder, plan)
+        self.files = RootFilesystem(self.folder)
+        self.network = Network(self.folder / "netns")
+        self._way_out = WayOut(self.network.path)
+
+    @cached_property
+    def _hidden(self) -> list[str]:
+        return sorted({*hidden_folders(), *self.plan.hidden, str(self.folder.parent)})
+
+    @cached_property
+    def cgroups(self) -> Cgroups:
+        plan = self.plan
+        return open_cgroups(f"sojourn/{specs.hostname(plan.node)}/{plan.session}.{plan.incarnation}")
+
+    @property
+    def layer(self) -> Layer:
+        return Layer(self.files.upper)
+
+    @property
+    def config(self) -> Path:
+        """The OCI config.json; the folder is the bundle."""
+        return self.folder / "config.json"
+
+    @property
+    def binds(self) -> dict[str, str]:
+        """Mount point inside -> folder of the node: what a mover must declare external."""
+        there = [path for path in self._hidden if Path(path).is_dir()]
+        return specs.binds(self.plan.spec, there, self._nothing)
+
+    def outside_of(self, mount_point: str) -> str:
+        """Which folder of this node belongs at a mount point that the session brought from another one."""
+        shared = {mount.path for mount in self.plan.spec.mounts if mount.mode == "shared"}
+        return mount_point if mount_point in shared else self._nothing
+
+    @property
+    def _nothing(self) -> str:
+        return str(self.folder / "empty")
+
+    # ── making it ──
+
+    def create(self, mount: bool = True) -> None:
+        spec = self.plan.spec
+        for folder in spec.mounts:
+            _check_mount(folder, spec.files)
+        lower = lower_of(spec.image)
+        python = _python_in(lower)
+        self.facts["lower"] = lower
+        self.record()
+        Path(self._nothing).mkdir(exist_ok=True, mode=0o755)
+        self.files.create()
+        self.network.create()
+        self._way_out.begin()
+        self.cgroups.create(Limits(spec.needs.memory_bytes, spec.needs.cores))
+        write_json(self.config, specs.oci_config(spec.name or self.plan.session, self._node_facts(python)))
+        if mount:
+            for folder in spec.mounts:
+                if folder.mode == "carried":
+                    self.files.carry(folder.path, self._hidden)
+            self.mount()
+            self._furnish()
+        else:
+            self._note_way_out()
+
+    def mount(self) -> None:
+        self.files.mount(self.facts["lower"], self._hidden)
+
+    def _note_way_out(self) -> None:
+        """A session without the outside is still a session: the reason is written down, not raised."""
+        self.facts["outside"] = self._way_out.finish() or "open"
+        self.record()
+
+    def _node_facts(self, python: str) -> specs.NodeFacts:
+        return specs.NodeFacts(
+            rootfs=str(self.files.root),
+            netns=str(self.network.path),
+            cgroups_path=self.cgroups.box_path,
+            python=python,
+            binds=self.binds,
+        )
+
+    def _furnish(self) -> None:
+        """Write the rider's files and the session's private ones, through the overlay and so into the layer."""
+        spec, program = self.plan.spec, self.plan.spec.program
+        name = specs.hostname(spec.name or self.plan.session)
+        self.files.write(specs.RIDER, Path(self.plan.rider).read_bytes(), 0o644)
+        self.files.write(specs.CONFIG, specs.dump(specs.rider_config(self.plan.session, spec)), 0o600)
+        self.files.write("/etc/hostname", f"{name}\n".encode(), 0o644)
+        self.files.write("/etc/hosts", f"127.0.0.1 localhost {name}\n::1 localhost\n".encode(), 0o644)
+        self.files.write("/etc/resolv.conf", f"nameserver {NAMESERVER}\n".encode(), 0o644)
+        for path, text in spec.files.items():
+            self.files.write(path, text.encode(), 0o600, program.uid, program.gid)
+
+    # ── its life ──
+
+    def start(self) -> None:
+        log = self.folder / "runc.log"
+        command = ["runc", "--root", str(self.folder / "runc"), "--log", str(log), "run", "--detach"]
+        command += ["--bundle", str(self.folder), "--pid-file", str(self.folder / "pid"), self._name]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
+        if done.returncode:
+            raise SandboxFailed(f"runc could not start {self._name}: {_last_line(log)}", f"See {log}.")
+        self.facts["root_pid"] = int((self.folder / "pid").read_text())
+        self._note_way_out()
+        self._await_rider()
+        self.adopt(self.facts["root_pid"])
+
+    @property
+    def _name(self) -> str:
+        return f"{self.plan.session}.{self.plan.incarnation}"
+
+    def _await_rider(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self.listens():
+            if not self.alive():
+                raise SandboxFailed(f"The rider of {self._name} ended at once: {self.log(2000) or 'it said nothing'}")
+            if time.monotonic() > deadline:
+                raise SandboxFailed(f"The rider of {self._name} does not listen: {self.log(2000)}")
+            time.sleep(0.002)
+
+    def listens(self) -> bool:
+        """Whether the rider accepts connections, asked without making one."""
+        with contextlib.suppress(OSError):
+            return "@sojourn-rider\n" in Path(f"/proc/{self.facts['root_pid']}/net/unix").read_text()
+        return False
+
+    def adopt(self, root_pid: int) -> None:
+        if root_pid not in self.pids():
+            raise SandboxFailed(f"Process {root_pid} is not in the cgroup of {self._name}, or has ended.")
+        self.facts |= {"root_pid": root_pid, "netns": self.network.inode()}
+        self.record()
+
+    def connect(self) -> socket.socket:
+        try:
+            return self.network.connect()
+        except FileNotFoundError as gone:
+            raise Unreachable(f"{self._name} is gone.") from gone
+
+    def kill(self) -> None:
+        """Beside the cgroup's processes also what entered the network namespace from outside: a restore that was cut
+        off leaves tasks in it that never reached the cgroup."""
+        self.cgroups.kill()
+        for pid in self.network.visitors():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        self.kill()
+        self.files.unmount()
+        self._way_out.close()
+        self.network.remove()
+        self.cgroups.remove()
+        remove_tree(self.folder)
+
+    # ── what it is doing ──
+
+    def pids(self) -> list[int]:
+        return self.cgroups.pids()
+
+    def root_pid(self) -> int | None:
+        pids = self.pids()
+        known = self.facts.get("root_pid")
+        return known if known in pids else next((pid for pid in pids if _is_first(pid)), None)
+
+    def log(self, tail_bytes: int) -> str:
+        places = [resolve_inside(self.files.upper, path) for path in (specs.LOG, specs.NOTES)]
+        texts = [end_of(place, tail_bytes) for place in places]
+        return "\n".join(text for text in texts if text)
+
+    def freeze(self) -> None:
+        self.cgroups.freeze()
+
+    def thaw(self) -> None:
+        self.cgroups.thaw()
+
+    def hold(self) -> None:
+        self.cgroups.hold()
+
+    def release(self) -> None:
+        self.cgroups.release()
+
+    def restless_files(self) -> set[str]:
+        found = set()
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
+                    fields = line.split(maxsplit=5)
+                    if len(fields) == 6 and fields[1].endswith("s") and fields[5].startswith("/"):
+                        found.add(fields[5].lstrip("/"))
+        return {path for path in found if os.path.lexists(self.files.upper / path)}
+
+
+def _is_mighty() -> bool:
+    """Whether this process has CAP_SYS_ADMIN, number 21 of capabilities(7)."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return bool(found and int(found[1], 16) >> 21 & 1)
+
+
+def _check_mount(mount: Mount, files: Iterable[str]) -> None:
+    if os.path.normpath(mount.path) != mount.path or not mount.path.startswith("/"):
+        raise Invalid(f"{mount.path!r} can't be mounted: it is not a plain absolute path.")
+    if mount.path in _RESERVED or mount.path.startswith(("/proc/", "/sys/", "/dev/", specs.INSIDE)):
+        raise Invalid(f"{mount.path!r} can't be mounted: a sandbox has its own.", "Name the folder with your files.")
+    inside = [path for path in files if mount.mode == "shared" and Path(path).is_relative_to(mount.path)]
+    if inside:
+        raise Invalid(
+            f"The private file {inside[0]!r} would lie in the shared folder {mount.path}.", "Put it elsewhere."
+        )
+    if not Path(mount.path).is_dir():
+        raise Incompatible(f"This node has no folder {mount.path}.", "Make it there, or choose another node.")
+
+
+def _python_in(lower: list[str]) -> str:
+    """The interpreter for the rider; on the node's own root the agent's own."""
+    found = find_in(lower, (own_python(), *_PYTHONS) if lower == ["/"] else _PYTHONS)
+    if found is None:
+        raise Incompatible(f"There is no Python in {lower[0]} to run the rider.", f"Install one of {_PYTHONS} into it.")
+    return found
+
+
+def _is_first(pid: int) -> bool:
+    """Whether a process is PID 1 of the innermost PID namespace it is in (proc_pid_status(5), NSpid)."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return line.split()[-1] == "1"
+    return False
+
+
+def _last_line(log: Path) -> str:
+    return (end_of(log, 2000).strip().splitlines() or ["it said nothing"])[-1]

@@ -1,0 +1,285 @@
+"""Two agents with runc and CRIU, and a scripted controller: a running program moves from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sojourn.agent.main import TOKEN_VARIABLE
+from sojourn.model import Program, SessionSpec
+from sojourn.sandbox.base import open_sandbox
+from sojourn.sandbox.mounts import remove_tree
+from sojourn.testing.scripted_controller import JOIN_TOKEN, ScriptedController, scripted_controller
+from sojourn.wire import (
+    AbandonArrival,
+    ArrivalAbandoned,
+    ArrivalPrepared,
+    CommitMove,
+    Depart,
+    InspectSession,
+    LogSent,
+    MoveCommitted,
+    MoveRolledBack,
+    MoveStumbled,
+    PrepareArrival,
+    RollBackMove,
+    SandboxStarted,
+    SandboxStopped,
+    SendLog,
+    SessionDied,
+    SessionFilled,
+    SessionFrozen,
+    SessionInspected,
+    SessionSent,
+    SessionThawed,
+    StartSandbox,
+    StopSandbox,
+)
+
+pytestmark = pytest.mark.acceptance
+
+# A heap with a pattern, a generator, a thread, an open file: what no pickle carries. Each line is one step of all.
+PROGRAM = """
+import hashlib, threading, time
+heap = bytearray(hashlib.shake_256(b'pattern').digest(1 << 20) * {megabytes})
+whole = hashlib.blake2b(heap).hexdigest()
+notes = open('/root/notes-of-the-session', 'w+')
+ticks = [0]
+def tick():
+    while True:
+        ticks[0] += 1
+        time.sleep(0.005)
+threading.Thread(target=tick, daemon=True).start()
+def count():
+    n = 0
+    while True:
+        yield n
+        n += 1
+for n in count():
+    notes.write(f'{{n}}\\n'); notes.flush()
+    good = '' if n % 50 else ' whole' if hashlib.blake2b(heap).hexdigest() == whole else ' BROKEN'
+    print(f'line {{n}}{{good}}', flush=True)
+    time.sleep(0.01)
+"""
+
+
+def why_not() -> str:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "needs Linux and root"
+    from sojourn import movers
+
+    strategies, refusals = movers.probe()
+    return "" if "lazy" in strategies else str(refusals)
+
+
+class Pair:
+    """The agents `here` and `there` below one folder."""
+
+    def __init__(self, controller: ScriptedController, folder: Path) -> None:
+        self.controller, self.folder = controller, folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.session = f"t{uuid.uuid4().hex[:12]}"
+        self.log = (folder / "agents.log").open("ab")
+
+    async def start(self, name: str) -> None:
+        self.controller.nodes.pop(name, None)
+        command = [sys.executable, "-m", "sojourn.agent", "--controller", self.controller.url, "--name", name]
+        command += ["--folder", str(self.folder / name)]
+        environment = {**os.environ, TOKEN_VARIABLE: JOIN_TOKEN}
+        self.processes[name] = subprocess.Popen(command, env=environment, stderr=self.log)  # noqa: ASYNC220 - a test may block
+        await self.controller.online(name)
+
+    async def end(self, name: str, number: int = signal.SIGTERM) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        await asyncio.to_thread(process.wait, 30)
+
+    async def close(self) -> None:
+        for name in list(self.processes):
+            await self.end(name)
+        self.log.close()
+        for folder in self.folder.glob("*/sandboxes/*"):
+            open_sandbox(folder).remove()
+
+    async def begin(self, megabytes: int = 40) -> None:
+        """Start the session `here`."""
+        program = Program(
+            argv=("/usr/bin/env", "python3", "-c", PROGRAM.format(megabytes=megabytes)),
+            env={"PATH": os.environ["PATH"]},
+        )
+        self.spec = SessionSpec(program=program, sandbox="runc")
+        await self.controller.instruct(
+            "here", StartSandbox(session=self.session, incarnation=1, epoch=1, spec=self.spec)
+        )
+        await self.controller.event("here", SandboxStarted, session=self.session)
+        await self.lines("here", 20)
+
+    async def prepare(self, source: str, target: str, incarnation: int, strategy: Any) -> str:
+        """Up to the word `depart`; returns the move."""
+        move = f"m{uuid.uuid4().hex[:12]}"
+        prepare = PrepareArrival(
+            move=move, session=self.session, incarnation=incarnation, epoch=1, strategy=strategy, spec=self.spec
+        )
+        await self.controller.instruct(target, prepare)
+        await self.controller.event(target, ArrivalPrepared, move=move)
+        return move
+
+    async def depart(self, source: str, target: str, move: str, incarnation: int, strategy: Any) -> None:
+        ticket = self.controller.move_ticket(move, self.session, incarnation)
+        address = self.controller.nodes[target].hello.address or ""
+        depart = Depart(
+            move=move, session=self.session, incarnation=incarnation, strategy=strategy, address=address, ticket=ticket
+        )
+        await self.controller.instruct(source, depart)
+
+    async def move(self, source: str, target: str, incarnation: int, strategy: Any) -> SessionFilled:
+        move = await self.prepare(source, target, incarnation, strategy)
+        await self.depart(source, target, move, incarnation, strategy)
+        await self.controller.event(source, SessionFrozen, move=move)
+        await self.controller.event(source, SessionSent, move=move)
+        await self.controller.event(target, SessionThawed, move=move, incarnation=incarnation)
+        filled = await self.controller.event(target, SessionFilled, move=move)
+        await self.controller.instruct(source, CommitMove(move=move, session=self.session))
+        await self.controller.event(source, MoveCommitted, move=move)
+        return filled
+
+    async def lines(self, node: str, beyond: int = 0) -> list[str]:
+        """What the program printed, once it has printed that many lines; each line once, in order, the heap whole."""
+        deadline = time.monotonic() + 30
+        while True:
+            await self.controller.instruct(node, SendLog(request="log", session=self.session, tail_bytes=1 << 20))
+            text = (await self.controller.event(node, LogSent, request="log")).text
+            lines = [line for line in text.splitlines() if line.startswith("line ")]
+            if len(lines) > beyond:
+                break
+            assert time.monotonic() < deadline, text
+            await asyncio.sleep(0.05)
+        numbers = [int(line.split()[1]) for line in lines]
+        assert numbers == list(range(len(numbers)))
+        assert "BROKEN" not in text
+        return lines
+
+    async def stop(self, node: str, incarnation: int) -> None:
+        await self.controller.instruct(node, StopSandbox(session=self.session, incarnation=incarnation))
+        await self.controller.event(node, SandboxStopped, session=self.session)
+        assert list((self.folder / node / "sandboxes").iterdir()) == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def possible() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    for node in ("here", "there"):
+        with suppress(FileNotFoundError):
+            remove_tree(tmp_path / node)
+
+
+@pytest.fixture
+async def pair(folder: Path) -> AsyncIterator[Pair]:
+    async with scripted_controller() as controller:
+        pair = Pair(controller, folder)
+        try:
+            await pair.start("here")
+            await pair.start("there")
+            yield pair
+        finally:
+            await pair.close()
+
+
+@pytest.mark.parametrize("strategy", ["lazy", "copy"])
+async def test_a_running_program_moves_there_and_back(pair: Pair, strategy: str) -> None:
+    await pair.begin()
+    for incarnation, (source, target) in enumerate([("here", "there"), ("there", "here")], start=2):
+        before = len(await pair.lines(source))
+        filled = await pair.move(source, target, incarnation, strategy)
+        assert filled.report.frozen_s > 0
+        lines = await pair.lines(target, before + 60)
+        assert any("whole" in line for line in lines[before:])
+    await pair.stop("here", 3)
+
+
+async def test_a_session_is_inspected_before_it_moves(pair: Pair) -> None:
+    await pair.begin()
+    await pair.controller.instruct("here", InspectSession(request="i", session=pair.session))
+    found = (await pair.controller.event("here", SessionInspected, request="i")).inspection
+    assert found is not None
+    assert found.private_dirty_bytes > 40 << 20
+    assert found.processes == 2
+    await pair.stop("here", 1)
+
+
+async def test_a_filled_target_that_is_abandoned_gives_the_session_back(pair: Pair) -> None:
+    """The rollback: the session goes on at the source from the moment of the freeze."""
+    await pair.begin()
+    move = await pair.prepare("here", "there", 2, "lazy")
+    await pair.depart("here", "there", move, 2, "lazy")
+    await pair.controller.event("there", SessionThawed, move=move)
+    await pair.controller.instruct("there", AbandonArrival(move=move, session=pair.session))
+    await pair.controller.event("there", ArrivalAbandoned, move=move)
+    await pair.controller.instruct("here", RollBackMove(move=move, session=pair.session, incarnation=3, epoch=2))
+    await pair.controller.event("here", MoveRolledBack, move=move, incarnation=3)
+    before = len(await pair.lines("here"))
+    await pair.lines("here", before + 60)
+    await pair.stop("here", 3)
+
+
+async def test_a_target_that_is_gone_costs_nothing(pair: Pair) -> None:
+    await pair.begin()
+    move = await pair.prepare("here", "there", 2, "lazy")
+    await pair.end("there", signal.SIGKILL)
+    await pair.depart("here", "there", move, 2, "lazy")
+    stumbled = await pair.controller.event("here", MoveStumbled, move=move)
+    assert stumbled.resumed
+    before = len(await pair.lines("here"))
+    await pair.lines("here", before + 60)
+    await pair.start("there")
+    await pair.controller.event("there", MoveStumbled, move=move)
+    await pair.stop("here", 1)
+
+
+@pytest.mark.parametrize("killed", ["here", "there"])
+async def test_an_agent_killed_while_filling_loses_nothing(pair: Pair, killed: str) -> None:
+    await pair.begin(megabytes=400)
+    move = await pair.prepare("here", "there", 2, "lazy")
+    await pair.depart("here", "there", move, 2, "lazy")
+    await pair.controller.event("there", SessionThawed, move=move)
+    await pair.end(killed, signal.SIGKILL)
+    await pair.start(killed)
+    await pair.controller.event("there", SessionFilled, move=move)
+    await pair.controller.instruct("here", CommitMove(move=move, session=pair.session))
+    await pair.controller.event("here", MoveCommitted, move=move)
+    before = len(await pair.lines("there"))
+    await pair.lines("there", before + 60)
+    await pair.stop("there", 2)
+
+
+async def test_a_session_outlives_its_agent_and_its_death_is_told(pair: Pair) -> None:
+    await pair.begin()
+    await pair.end("here", signal.SIGKILL)
+    await pair.start("here")
+    (held,) = pair.controller.nodes["here"].hello.held
+    assert (held.session, held.state) == (pair.session, "running")
+    before = len(await pair.lines("here"))
+    await pair.lines("here", before + 10)
+    (folder,) = (pair.folder / "here" / "sandboxes").iterdir()
+    root = open_sandbox(folder).root_pid()
+    assert root is not None
+    os.kill(root, signal.SIGKILL)
+    await pair.controller.event("here", SessionDied, session=pair.session)
+    assert list((pair.folder / "here" / "sandboxes").iterdir()) == []

@@ -1,0 +1,175 @@
+"""An agent that speaks `wire.py` over a real WebSocket and has no sandboxes: it says what a good agent would say, or
+what the test tells it to say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from sojourn import wire
+from sojourn.model import Capabilities, Inspection, Load, MoveReport, Resources
+from sojourn.wire import Acknowledge, Held, Hello, Instruct, Report, Turned, Welcome, from_controller
+
+GIGABYTE = 2**30
+
+
+def capabilities(**changes: Any) -> Capabilities:
+    known: dict[str, Any] = {
+        "os": "linux",
+        "arch": "x86_64",
+        "kernel": "6.1",
+        "python": "3.11",
+        "sojourn": "0.1.0",
+        "machine_id": "machine",
+        "root_id": "root",
+        "sandboxes": ("runc", "process"),
+        "strategies": ("lazy", "copy"),
+        "criu": "4.2",
+        "runc": "1.1",
+    }
+    return Capabilities(**{**known, **changes})
+
+
+class FakeAgent:
+    def __init__(self, url: str, token: str, name: str, *, labels: tuple[str, ...] = (), **changes: Any) -> None:
+        self.url, self.token, self.name, self.labels = (
+            "ws" + url.removeprefix("http") + "/api/agent",
+            token,
+            name,
+            labels,
+        )
+        self.protocol = wire.PROTOCOL
+        self.address: str | None = "127.0.0.1:7000"
+        self.capabilities = capabilities(**changes)
+        self.held: tuple[Held, ...] = ()
+        self.inspection = Inspection(memory_bytes=GIGABYTE // 10, private_dirty_bytes=GIGABYTE // 20)
+        self.heard: list[Any] = []
+        self.acknowledged = 0
+        self.key = ""
+        self.silent: set[str] = set()
+        """Kinds of instructions that are not answered."""
+        self._number = 0
+        self._socket: ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    async def dial(self) -> Welcome | Turned:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        self._socket = await connect(self.url, additional_headers=headers, compression=None, proxy=None)
+        await self._say(self.hello())
+        answer = from_controller.validate_json(await self._socket.recv())
+        assert isinstance(answer, Welcome | Turned)
+        if isinstance(answer, Welcome):
+            self.token, self.key = answer.token, answer.key
+            self._task = asyncio.create_task(self._listen(self._socket))
+            await self._say(wire.Heartbeat(load=Load(memory_free_bytes=8 * GIGABYTE)))
+        return answer
+
+    async def hang_up(self) -> None:
+        if self._socket:
+            await self._socket.close()
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._socket = self._task = None
+
+    def hello(self) -> Hello:
+        return Hello(
+            protocol=self.protocol,
+            version="0.1.0",
+            name=self.name,
+            labels=self.labels,
+            capacity=Resources(cores=4, memory_bytes=16 * GIGABYTE),
+            capabilities=self.capabilities,
+            address=self.address,
+            held=self.held,
+        )
+
+    async def report(self, event: wire.Event, number: int | None = None) -> None:
+        if number is None:
+            self._number += 1
+            number = self._number
+        await self._say(Report(number=number, event=event))
+
+    async def heard_of(self, kind: type, count: int = 1) -> Any:
+        """The count-th instruction of a kind, waiting for it."""
+        async with asyncio.timeout(10):
+            while len(found := [one for one in self.heard if isinstance(one, kind)]) < count:
+                self._news.clear()
+                await self._news.wait()
+        return found[count - 1]
+
+    async def _say(self, message: Any) -> None:
+        assert self._socket
+        await self._socket.send(message.model_dump_json())
+
+    async def _listen(self, socket: ClientConnection) -> None:
+        with suppress(ConnectionClosed):
+            async for text in socket:
+                message = from_controller.validate_json(text)
+                if isinstance(message, Acknowledge):
+                    self.acknowledged = message.number
+                elif isinstance(message, Instruct):
+                    self.heard.append(message.instruction)
+                    if message.instruction.do not in self.silent:
+                        await self._answer(message.instruction)
+                self._news.set()
+
+    async def _answer(self, asked: Any) -> None:
+        answer = _ANSWERS.get(asked.do)
+        if answer:
+            for event in answer(self, asked):
+                await self.report(event, 0 if asked.do in ("inspect_session", "send_log") else None)
+
+
+def _events(kind: type, *names: str) -> Callable[[FakeAgent, Any], list[Any]]:
+    """The event that repeats these fields of the instruction."""
+    return lambda _, asked: [kind(**{name: getattr(asked, name) for name in names})]
+
+
+_ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
+    "start_sandbox": lambda agent, asked: [
+        wire.SandboxStarted(
+            session=asked.session, incarnation=asked.incarnation, sandbox=agent.capabilities.sandboxes[0]
+        )
+    ],
+    "stop_sandbox": _events(wire.SandboxStopped, "session", "incarnation"),
+    "inspect_session": lambda agent, asked: [
+        wire.SessionInspected(request=asked.request, session=asked.session, inspection=agent.inspection)
+    ],
+    "send_log": lambda agent, asked: [
+        wire.LogSent(request=asked.request, session=asked.session, text=f"log at {agent.name}")
+    ],
+    "prepare_arrival": _events(wire.ArrivalPrepared, "move", "session"),
+    "depart": lambda _, asked: [
+        wire.SessionFrozen(move=asked.move, session=asked.session),
+        wire.SessionSent(move=asked.move, session=asked.session),
+    ],
+    "commit_move": _events(wire.MoveCommitted, "move", "session"),
+    "roll_back_move": _events(wire.MoveRolledBack, "move", "session", "incarnation"),
+    "abandon_arrival": _events(wire.ArrivalAbandoned, "move", "session"),
+}
+
+
+async def thaw(agent: FakeAgent, incarnation: int = 2) -> str:
+    """At the target: the session runs here. Gives the move's id."""
+    asked = await agent.heard_of(wire.PrepareArrival)
+    report = MoveReport(frozen_s=0.12, image_bytes=4_000_000)
+    await agent.report(
+        wire.SessionThawed(move=asked.move, session=asked.session, incarnation=incarnation, report=report)
+    )
+    return str(asked.move)
+
+
+async def fill(agent: FakeAgent, incarnation: int = 2) -> None:
+    asked = await agent.heard_of(wire.PrepareArrival)
+    report = MoveReport(filled_s=0.5, page_bytes=100_000_000)
+    await agent.report(
+        wire.SessionFilled(move=asked.move, session=asked.session, incarnation=incarnation, report=report)
+    )

@@ -1,0 +1,524 @@
+"""The two halves of moves as an agent lives through them, with movers and sandboxes that only pretend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from sojourn import movers
+from sojourn.agent import departures as departures_module
+from sojourn.agent.arrivals import Arrivals
+from sojourn.agent.attendance import Attendance
+from sojourn.agent.departures import Departures
+from sojourn.agent.journal import Journal, Life
+from sojourn.agent.recovery import recover
+from sojourn.agent.runner import Node, Runner
+from sojourn.errors import MoveFailed, SandboxFailed, Unreachable
+from sojourn.model import MoveReport, Program, SessionSpec
+from sojourn.wire import (
+    AbandonArrival,
+    ArrivalAbandoned,
+    ArrivalPrepared,
+    CommitMove,
+    Depart,
+    Event,
+    MoveCommitted,
+    MoveRolledBack,
+    MoveStumbled,
+    PrepareArrival,
+    RollBackMove,
+    SandboxStopped,
+    SessionFilled,
+    SessionFrozen,
+    SessionSent,
+    SessionThawed,
+    StopSandbox,
+)
+
+SPEC = SessionSpec(program=Program(argv=("true",)), sandbox="runc")
+DEPART = Depart(move="m", session="s", incarnation=2, strategy="lazy", address="nowhere:1", ticket="t")
+PREPARE = PrepareArrival(move="m", session="s", incarnation=2, epoch=1, strategy="lazy", spec=SPEC)
+
+Kind = TypeVar("Kind")
+
+
+class PretendedSandbox:
+    """Its rider says yes to everything, and hangs up when asked to."""
+
+    secret = None
+    passes_descriptors = True
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.first_lines: list[dict[str, Any]] = []
+        self.running = True
+
+    def connect(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._ride, args=(theirs,), daemon=True).start()
+        return ours
+
+    def _ride(self, end: socket.socket) -> None:
+        with end, contextlib.suppress(OSError, ValueError):  # the line may be let go at any moment
+            line, passed, _, _ = socket.recv_fds(end, 4096, 1)
+            self.first_lines.append(json.loads(line))
+            end.sendall(b'{"ok":true,"incarnation":1}\n')
+            if passed:
+                with socket.socket(fileno=passed[0]) as client:
+                    client.sendall(b"from the rider")
+                return
+            while (said := end.recv(4096)) and b"hang_up" not in said:
+                pass
+        self.did.append("line closed")
+
+    def alive(self) -> bool:
+        return self.running
+
+    def root_pid(self) -> int | None:
+        return None
+
+    def remove(self) -> None:
+        self.did.append("removed")
+
+
+class PretendedMover:
+    """Either half. `script` gets the mover and plays `run` or `receive`."""
+
+    def __init__(self, script: Callable[[PretendedMover], None], **callables: Any) -> None:
+        self.script, self.calls = script, callables
+        self.resumed, self.thawed = True, False
+        self.did: list[str] = []
+        self.link: Any = None
+        self.broken = threading.Event()
+
+    def run(self, link: Any) -> None:
+        self.link = link
+        self.script(self)
+
+    receive = run
+
+    def tell(self, event: Event) -> None:
+        self.calls["tell"](event)
+
+    def go_on(self) -> None:
+        self.did.append("went on")
+        self.tell(SessionFilled(move="m", session="s", incarnation=2, report=MoveReport()))
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name in ("commit", "roll_back", "prepare", "abandon"):
+            return lambda: self.did.append(name)
+        raise AttributeError(name)
+
+
+class PretendedLink:
+    def __init__(self, address: str, ticket: str) -> None:
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class House:
+    """A runner with a session `s` in it, unless it is empty."""
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        (folder / "sandboxes").mkdir(exist_ok=True)
+        self.journal = journal
+        node = Node("here", folder / "sandboxes", ("runc", "process"), "rider.pyz")
+        self.runner = Runner(node, journal, lambda event: None)
+        self.departures, self.arrivals = Departures(self.runner), Arrivals(self.runner)
+        self._told = 0
+
+    async def inhabit(self) -> Attendance:
+        life = Life(session="s", born=1, incarnation=1, epoch=1, state="running", sandbox="runc", spec=SPEC)
+        attendance = self.runner.add(life)
+        attendance.write()
+        await attendance.line.attach(1, 1)
+        await attendance.line.attached(5)
+        attendance.open_door()
+        return attendance
+
+    async def hears(self, kind: type[Kind]) -> Kind:
+        """The next event; it must be of this kind."""
+        for _ in range(500):
+            for number, event in self.journal.events_after(self._told):
+                self._told = number
+                assert isinstance(event, kind), f"expected {kind.__name__}, heard {event!r}"
+                return event
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"never heard {kind.__name__}")
+
+    @property
+    def life(self) -> Life:
+        (life,) = self.journal.lives()
+        return life
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> PretendedSandbox:
+    sandbox = PretendedSandbox()
+    monkeypatch.setattr(Node, "sandbox", lambda self, life: sandbox)
+    monkeypatch.setattr(Attendance, "watch", lambda self: None)
+    monkeypatch.setattr(departures_module, "DialledLink", PretendedLink)
+    return sandbox
+
+
+@pytest.fixture
+async def house(tmp_path: Path, sandbox: PretendedSandbox) -> AsyncIterator[House]:
+    house = House(tmp_path, Journal(tmp_path / "journal.sqlite", "boot"))
+    yield house
+    await house.runner.leave()
+    house.journal.close()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[PretendedMover], None]], list[PretendedMover]]:
+    """Give the script of all movers; they are gathered in the list."""
+
+    def give(play: Callable[[PretendedMover], None]) -> list[PretendedMover]:
+        made: list[PretendedMover] = []
+
+        def make(sandbox: Any, move: str, strategy: str, *_facts: Any, **callables: Any) -> PretendedMover:
+            made.append(PretendedMover(play, **callables))
+            return made[-1]
+
+        for name in ("departure", "arrival", "recover_departure", "recover_arrival"):
+            monkeypatch.setitem(vars(movers), name, make)
+        return made
+
+    return give
+
+
+Script = Callable[[Callable[[PretendedMover], None]], list[PretendedMover]]
+
+
+def sends_all(mover: PretendedMover) -> None:
+    mover.calls["hang_up"]()
+    mover.tell(SessionFrozen(move="m", session="s"))
+    mover.resumed = False
+    mover.tell(SessionSent(move="m", session="s"))
+
+
+def waits_for_the_link_to_break(mover: PretendedMover) -> None:
+    mover.tell(SessionFrozen(move="m", session="s"))
+    assert mover.link.closed.wait(10)
+    raise MoveFailed("The link broke.")
+
+
+def fails_at_once(mover: PretendedMover) -> None:
+    raise MoveFailed("CRIU said no.")
+
+
+def a_defect(mover: PretendedMover) -> None:
+    raise ZeroDivisionError("oops")
+
+
+# ── the source ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_session_departs_and_is_removed_at_the_commit(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    await house.inhabit()
+    (made := script(sends_all)).clear()
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    await house.hears(SessionSent)
+    assert (house.life.state, house.life.move) == ("departed", "m")
+    assert "line closed" in sandbox.did
+    house.runner.instruct(CommitMove(move="m", session="s"))
+    await house.hears(MoveCommitted)
+    assert made[0].did == ["commit"]
+    assert "removed" in sandbox.did
+    assert (house.journal.lives(), house.journal.halves(), house.runner.held()) == ([], [], ())
+
+
+async def test_a_commit_may_come_again(house: House, script: Script) -> None:
+    script(sends_all)
+    house.runner.instruct(CommitMove(move="m", session="s"))
+    await house.hears(MoveCommitted)
+
+
+@pytest.mark.parametrize(("play", "code"), [(fails_at_once, "move_failed"), (a_defect, "sandbox_failed")])
+async def test_a_departure_that_fails_early_changes_nothing(
+    house: House, script: Script, play: Callable[[PretendedMover], None], code: str
+) -> None:
+    attendance = await house.inhabit()
+    script(play)
+    house.runner.instruct(DEPART)
+    stumbled = await house.hears(MoveStumbled)
+    assert (stumbled.resumed, stumbled.side, stumbled.error["code"]) == (True, "source", code)
+    assert (house.life.state, house.life.incarnation, house.life.move) == ("running", 1, None)
+    assert house.journal.halves() == []
+    await attendance.line.attached(5)
+
+
+async def test_an_unreachable_target_changes_nothing(
+    house: House, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.inhabit()
+    script(sends_all)
+
+    def nobody(address: str, ticket: str) -> PretendedLink:
+        raise Unreachable("The target does not answer.")
+
+    monkeypatch.setattr(departures_module, "DialledLink", nobody)
+    house.runner.instruct(DEPART)
+    assert (await house.hears(MoveStumbled)).resumed
+    assert house.life.state == "running"
+
+
+async def test_a_rollback_gives_the_session_its_new_incarnation(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    attendance = await house.inhabit()
+    made = script(sends_all)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    await house.hears(SessionSent)
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    assert (await house.hears(MoveRolledBack)).incarnation == 3
+    assert made[0].did == ["roll_back"]
+    assert (house.life.incarnation, house.life.epoch, house.life.born) == (3, 2, 1)
+    assert (house.life.state, house.journal.halves()) == ("running", [])
+    await attendance.line.attached(5)
+    assert sandbox.first_lines[-1]["incarnation"] == 3
+
+
+async def test_a_rollback_in_the_middle_of_the_departure_ends_it(house: House, script: Script) -> None:
+    await house.inhabit()
+    made = script(waits_for_the_link_to_break)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    assert (await house.hears(MoveRolledBack)).incarnation == 3
+    assert made[0].did == ["roll_back"]
+    assert house.life.incarnation == 3
+
+
+async def test_a_rollback_may_come_again_and_an_older_one_is_ignored(house: House, script: Script) -> None:
+    await house.inhabit()
+    script(sends_all)
+    for _ in range(2):
+        house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+        await house.hears(MoveRolledBack)
+    house.runner.instruct(RollBackMove(move="l", session="s", incarnation=2, epoch=2))
+    house.runner.instruct(StopSandbox(session="s", incarnation=3))
+    await house.hears(SandboxStopped)
+
+
+async def test_a_session_stopped_in_the_middle_of_its_departure_is_gone(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    await house.inhabit()
+    made = script(waits_for_the_link_to_break)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    house.runner.instruct(StopSandbox(session="s", incarnation=1))
+    await house.hears(SandboxStopped)
+    assert made[0].did == ["commit"]
+    assert "removed" in sandbox.did
+    assert (house.journal.lives(), house.journal.halves()) == ([], [])
+
+
+async def test_a_departure_of_nobody_stumbles(house: House, script: Script) -> None:
+    script(sends_all)
+    house.runner.instruct(DEPART)
+    assert (await house.hears(MoveStumbled)).error["code"] == "unknown"
+
+
+# ── the target ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def thaws_and_fills(mover: PretendedMover) -> None:
+    mover.tell(SessionThawed(move="m", session="s", incarnation=2, report=MoveReport()))
+    mover.tell(SessionFilled(move="m", session="s", incarnation=2, report=MoveReport()))
+
+
+def breaks_before_the_thaw(mover: PretendedMover) -> None:
+    raise MoveFailed("The images were cut off.")
+
+
+async def dial(house: House) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    await house.arrivals.admit_link(theirs, {"for": "move", "move": "m"})
+    return ours
+
+
+async def knock(house: House, incarnation: int) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    await house.runner.admit(theirs, {"session": "s", "incarnation": incarnation, "epoch": 1, "anchor": "a"})
+    ours.settimeout(5)
+    return ours
+
+
+async def test_a_session_arrives_and_those_who_waited_are_brought_to_it(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    made = script(thaws_and_fills)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    client = await knock(house, incarnation=2)
+    with await dial(house) as link, client:
+        assert link.recv(100) == b'{"ok": true}\n'
+        await house.hears(SessionThawed)
+        await house.hears(SessionFilled)
+        said = b""
+        while not said.endswith(b"rider"):
+            said += await asyncio.to_thread(client.recv, 100)
+        assert said == b'{"ok": true}\nfrom the rider'
+    tunnel = next(line for line in sandbox.first_lines if line["attach"] == "tunnel")
+    assert (tunnel["incarnation"], tunnel["epoch"], tunnel["anchor"]) == (2, 1, "a")
+    assert (house.life.state, house.life.move) == ("running", None)
+    assert made[0].did == ["prepare"]
+
+
+async def test_an_arrival_that_stumbles_waits_for_its_verdict(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    made = script(breaks_before_the_thaw)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    client = await knock(house, incarnation=2)
+    with await dial(house), client:
+        stumbled = await house.hears(MoveStumbled)
+        assert (stumbled.side, stumbled.resumed) == ("target", False)
+        house.runner.instruct(AbandonArrival(move="m", session="s"))
+        await house.hears(ArrivalAbandoned)
+        assert json.loads(client.recv(1000))["ok"] is False
+    assert made[0].did == ["prepare", "abandon"]
+    assert "removed" in sandbox.did
+    assert house.journal.lives() == []
+
+
+async def test_an_abandonment_that_crosses_the_last_page_still_kills(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    script(thaws_and_fills)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    with await dial(house):
+        await house.hears(SessionThawed)
+        await house.hears(SessionFilled)
+    house.runner.instruct(AbandonArrival(move="m", session="s"))
+    await house.hears(ArrivalAbandoned)
+    assert "removed" in sandbox.did
+    assert house.journal.lives() == []
+
+
+async def test_an_arrival_that_cannot_be_prepared_leaves_nothing(
+    house: House, sandbox: PretendedSandbox, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: PretendedMover) -> None:
+        raise SandboxFailed("No overlay.")
+
+    monkeypatch.setattr(PretendedMover, "prepare", broken, raising=False)
+    script(thaws_and_fills)
+    house.runner.instruct(PREPARE)
+    assert (await house.hears(MoveStumbled)).error["message"] == "No overlay."
+    assert sandbox.did == ["removed"]
+    assert (house.journal.lives(), house.journal.halves()) == ([], [])
+
+
+async def test_preparing_may_come_twice_and_a_link_too_early_is_refused(house: House, script: Script) -> None:
+    script(thaws_and_fills)
+    with pytest.raises(Exception, match="Nobody waits"):
+        await dial(house)
+    house.runner.instruct(PREPARE)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    await house.hears(ArrivalPrepared)
+    assert len(house.journal.lives()) == 1
+
+
+# ── after the agent was killed ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def successor(house: House, tmp_path: Path, script: Script, **state: bool) -> tuple[House, PretendedMover]:
+    """Another agent on the same journal; its mover finds itself in this state."""
+    await house.runner.leave()
+    made = script(sends_all)
+
+    def set_state(mover: PretendedMover, **_: Any) -> None:
+        mover.__dict__.update(state)
+
+    original = PretendedMover.__init__
+
+    def begin(self: PretendedMover, play: Any, **callables: Any) -> None:
+        original(self, play, **callables)
+        set_state(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretendedMover, "__init__", begin)
+        heir = House(tmp_path, house.journal)
+        heir._told = house._told
+        await recover(heir.runner, heir.departures, heir.arrivals)
+    return heir, made[0]
+
+
+async def test_a_departure_cut_off_before_all_was_sent_goes_on_here(
+    house: House, script: Script, tmp_path: Path
+) -> None:
+    await house.inhabit()
+    script(waits_for_the_link_to_break)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    heir, mover = await successor(house, tmp_path, script, resumed=True)
+    assert (await heir.hears(MoveStumbled)).resumed
+    assert mover.did == ["roll_back"]
+    assert (heir.life.state, heir.journal.halves()) == ("running", [])
+    await heir.runner.leave()
+
+
+async def test_a_departure_cut_off_after_all_was_sent_waits_for_the_verdict(
+    house: House, script: Script, tmp_path: Path
+) -> None:
+    await house.inhabit()
+    script(sends_all)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    await house.hears(SessionSent)
+    heir, mover = await successor(house, tmp_path, script, resumed=False)
+    assert heir.runner.held()[0].state == "departed"
+    assert mover.did == []
+    heir.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    await heir.hears(MoveRolledBack)
+    assert mover.did == ["roll_back"]
+    await heir.runner.leave()
+
+
+async def test_an_arrival_cut_off_before_the_thaw_is_given_up(house: House, script: Script, tmp_path: Path) -> None:
+    script(thaws_and_fills)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    heir, mover = await successor(house, tmp_path, script, thawed=False)
+    assert (await heir.hears(MoveStumbled)).side == "target"
+    assert mover.did == ["abandon"]
+    assert heir.journal.lives() == []
+    await heir.runner.leave()
+
+
+async def test_an_arrival_cut_off_while_filling_goes_on_filling(house: House, script: Script, tmp_path: Path) -> None:
+    def thaws_and_stops(mover: PretendedMover) -> None:
+        mover.tell(SessionThawed(move="m", session="s", incarnation=2, report=MoveReport()))
+        mover.broken.wait(10)
+
+    made = script(thaws_and_stops)
+    house.runner.instruct(PREPARE)
+    await house.hears(ArrivalPrepared)
+    with await dial(house):
+        await house.hears(SessionThawed)
+        heir, mover = await successor(house, tmp_path, script, thawed=True)
+        await heir.hears(SessionFilled)
+    made[0].broken.set()
+    assert mover.did == ["went on"]
+    assert (heir.life.state, heir.life.move) == ("running", None)
+    await heir.runner.leave()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from sojourn.agent import rider_line
+from sojourn.agent.rider_line import RiderLine, introduce
+from sojourn.errors import SandboxFailed, Unreachable
+
+
+class Rider:
+    """The far end of each connection the line dials."""
+
+    def __init__(self) -> None:
+        self.calls: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self.heard: asyncio.Queue[Any] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    secret = "secret"
+
+    def connect(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        asyncio.run_coroutine_threadsafe(self._accept(theirs), self._loop)
+        return ours
+
+    async def _accept(self, end: socket.socket) -> None:
+        await self.calls.put(await asyncio.open_connection(sock=end))
+
+    async def answer(self, **answer: Any) -> tuple[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.wait_for(self.calls.get(), 5)
+        first = json.loads(await reader.readline())
+        writer.write(json.dumps(answer or {"ok": True, "incarnation": first["incarnation"]}).encode() + b"\n")
+        return first, reader, writer
+
+
+@asynccontextmanager
+async def a_line(rider: Rider) -> AsyncIterator[RiderLine]:
+    line = RiderLine(rider, rider.heard.put_nowait)
+    try:
+        yield line
+    finally:
+        await line.let_go()
+        while not rider.calls.empty():
+            rider.calls.get_nowait()[1].close()
+
+
+@pytest.fixture(autouse=True)
+def quick_redial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rider_line, "_REDIAL_SECONDS", 0.01)
+
+
+async def test_the_first_line_says_who_we_are_and_the_rest_is_heard() -> None:
+    rider = Rider()
+    async with a_line(rider) as line:
+        await line.attach(incarnation=3, epoch=2)
+        first, reader, writer = await rider.answer()
+        assert first == {"attach": "control", "incarnation": 3, "epoch": 2, "secret": "secret"}
+        await line.attached(5)
+        line.send({"do": "status"})
+        assert json.loads(await reader.readline()) == {"do": "status"}
+        writer.write(b'{"event":"started","pid":5}\n')
+        assert await asyncio.wait_for(rider.heard.get(), 5) == {"event": "started", "pid": 5}
+        writer.close()
+
+
+async def test_a_lost_line_comes_back_by_itself() -> None:
+    rider = Rider()
+    async with a_line(rider) as line:
+        await line.attach(1, 1)
+        _, _, writer = await rider.answer()
+        writer.close()
+        _, _, writer = await rider.answer()
+        await line.attached(5)
+        writer.close()
+
+
+async def test_a_line_that_was_let_go_stays_away() -> None:
+    rider = Rider()
+    async with a_line(rider) as line:
+        await line.attach(1, 1)
+        _, reader, writer = await rider.answer()
+        await line.attached(5)
+        await line.let_go()
+        assert await reader.read() == b""
+        await asyncio.sleep(0.05)
+        assert rider.calls.empty()
+        with pytest.raises(Unreachable):
+            line.send({"do": "status"})
+        writer.close()
+
+
+async def test_a_refusal_is_tried_again_and_the_line_is_not_up() -> None:
+    rider = Rider()
+    async with a_line(rider) as line:
+        await line.attach(1, 1)
+        _, _, writer = await rider.answer(ok=False, error="older incarnation")
+        with pytest.raises(Unreachable):
+            await line.attached(0.03)
+        writer.close()
+        _, _, writer = await rider.answer()
+        await line.attached(5)
+        writer.close()
+
+
+async def test_introducing_hands_over_the_very_socket() -> None:
+    ours, theirs = socket.socketpair()
+    client, far = socket.socketpair()
+
+    def ride() -> tuple[dict[str, Any], socket.socket]:
+        line, descriptors, _, _ = socket.recv_fds(theirs, 4096, 1)
+        theirs.sendall(b'{"ok":true,"incarnation":1}\n')
+        return json.loads(line), socket.socket(fileno=descriptors[0])
+
+    riding = asyncio.create_task(asyncio.to_thread(ride))
+    await asyncio.to_thread(introduce, ours, {"attach": "tunnel", "anchor": "a"}, client)
+    first, got = await riding
+    client.close()
+    got.sendall(b"hello")
+    assert (first["anchor"], far.recv(5)) == ("a", b"hello")
+    for end in (theirs, got, far):
+        end.close()
+
+
+def test_an_introduction_that_is_refused_says_why() -> None:
+    ours, theirs = socket.socketpair()
+    client, far = socket.socketpair()
+    theirs.sendall(b'{"ok":false,"error":"older incarnation"}\n')
+    with pytest.raises(SandboxFailed, match="older incarnation"):
+        introduce(ours, {"attach": "tunnel"}, client)
+    for end in (theirs, client, far):
+        end.close()

@@ -1,0 +1,86 @@
+"""From a kernel's command and environment to the session it asks for."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from sojourn.jupyter.kernel_session import (
+    IN_KERNEL,
+    Wishes,
+    kept_environment,
+    kernel_command,
+    kernel_spec,
+    mounts,
+    session_name,
+    with_magic,
+)
+from sojourn.model.resources import Needs
+from sojourn.model.sessions import Mount
+
+
+def test_an_ipython_kernel_starts_through_the_magic_with_its_options():
+    argv = ["/env/bin/python", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command, files = with_magic(argv)
+    assert command == ("/env/bin/python", "-Xfrozen_modules=off", IN_KERNEL, "-f", "{connection_file}")
+    assert "def load_ipython_extension" in files[IN_KERNEL]
+
+
+@pytest.mark.parametrize("argv", [("R", "--slave", "-f", "{connection_file}"), ("python", "-m", "other"), ("x",)])
+def test_other_kernels_stay_as_they_are(argv):
+    assert with_magic(argv) == (argv, {})
+
+
+def test_our_own_launcher_is_resolved_to_the_kernel_it_would_start():
+    script = Path(sys.executable).with_name("sojourn-kernel")
+    python = str(Path(sys.executable).with_name("python"))
+    expected = (python, "-m", "ipykernel_launcher", "-f", "{connection_file}")
+    assert kernel_command([str(script), "-f", "{connection_file}"]) == expected
+    through_module = ["/env/bin/python", "-m", "sojourn.jupyter.launcher", "-f", "{connection_file}"]
+    assert kernel_command(through_module) == ("/env/bin/python", *expected[1:])
+
+
+def test_tokens_and_the_parent_stay_outside():
+    secret = (
+        "SOJOURN_TOKEN",
+        "SOJOURN_HOME",
+        "JUPYTER_TOKEN",
+        "JUPYTERHUB_API_TOKEN",
+        "JPY_API_TOKEN",
+        "JPY_PARENT_PID",
+    )
+    secret += ("JUPYTER_DEFAULT_PROVISIONER_NAME",)
+    kept = {"PATH": "/bin", "JPY_SESSION_NAME": "a.ipynb", "MY_TOKEN": "the user's own"}
+    assert kept_environment(dict.fromkeys(secret, "x") | kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name"),
+    [("/work/Große Daten (2).ipynb", "Große-Daten-2-abcdef"), ("", "kernel-abcdef"), ("..", "kernel-abcdef")],
+)
+def test_a_session_is_named_after_its_notebook(notebook, name):
+    assert session_name({"JPY_SESSION_NAME": notebook}, "abcdef0123") == name
+
+
+def test_the_working_folder_and_home_are_shared(tmp_path):
+    home, inside, other = tmp_path / "home", tmp_path / "home" / "project", tmp_path / "other"
+    for folder in (home, inside, other):
+        folder.mkdir()
+    shared = lambda *paths: tuple(Mount(path=str(path)) for path in paths)  # noqa: E731
+    assert mounts(Wishes(), str(inside), str(home)) == shared(home)
+    assert mounts(Wishes(), str(other), str(home)) == shared(home, other)
+    assert mounts(Wishes(), "/", str(tmp_path / "nowhere")) == ()
+
+
+def test_a_carried_folder_is_not_shared_too(tmp_path):
+    wishes = Wishes(carried=("{cwd}",))
+    assert mounts(wishes, str(tmp_path), str(tmp_path)) == (Mount(path=str(tmp_path), mode="carried"),)
+
+
+def test_the_spec_holds_it_all(tmp_path):
+    wishes, needs = Wishes(image="docker.io/library/python:3.12", sandbox="runc"), Needs(labels=("gpu",))
+    spec = kernel_spec(["R", "{connection_file}"], {"HOME": str(tmp_path)}, str(tmp_path), "abc", needs, wishes)
+    assert spec.program.argv == ("R", "{connection_file}")
+    assert spec.program.cwd == str(tmp_path)
+    assert spec.needs == needs
+    assert (spec.image, spec.sandbox, spec.ends_with_program) == (wishes.image, "runc", False)

@@ -1,0 +1,160 @@
+"""The magic %sojourn, with a rider that is a socket in this test."""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from IPython.core.error import UsageError
+
+from sojourn.jupyter import magics
+
+NODE = {
+    "name": "there",
+    "status": "online",
+    "capacity": {"cores": 2.0, "memory_bytes": 8 * 2**30, "gpus": 1},
+    "load": {"memory_free_bytes": 6 * 2**30},
+    "labels": ["gpu", "spot"],
+}
+
+
+class Rider:
+    """Answers each line with the next answer, and keeps what was asked; None hangs up."""
+
+    def __init__(self, path: str) -> None:
+        self.asked: list[dict] = []
+        self.answers: list[dict | None] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                line, _ = self._listener.accept()
+            except OSError:
+                return
+            with line, line.makefile("rwb") as file:
+                self.asked.append(json.loads(file.readline()))
+                answer = self.answers.pop(0)
+                if answer is not None:
+                    file.write(json.dumps(answer).encode() + b"\n")
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def rider(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "verbs")
+        monkeypatch.setenv("SOJOURN_SOCKET", path)
+        rider = Rider(path)
+        yield rider
+        rider.close()
+
+
+def test_nodes_are_a_table_with_a_mark_at_ours(rider):
+    rider.answers = [{"ok": True, "body": {"nodes": [NODE, NODE | {"name": "here"}], "here": "here"}}]
+    table = magics.sojourn("nodes")
+    head, there, here = repr(table).splitlines()
+    assert head.split() == ["node", "status", "cores", "memory", "GPUs", "labels"]
+    assert there.split() == ["there", "online", "2", "6.0", "GB", "of", "8.0", "GB", "free", "1", "gpu", "spot"]
+    assert here.startswith("*")
+    assert "<td>gpu spot</td>" in table._repr_html_()
+
+
+def test_where(rider):
+    rider.answers = [{"ok": True, "body": {"session": {"name": "essay-1", "node": "here", "status": "running"}}}]
+    assert repr(magics.sojourn("where")) == "essay-1 is on here (running)."
+
+
+def test_a_move_says_what_it_cost(rider):
+    move = {"source": "here", "target": "there", "strategy": "lazy", "report": {"frozen_s": 0.1234}}
+    session = {"name": "essay-1", "node": "there", "status": "filling"}
+    rider.answers = [{"ok": True, "body": {"session": session, "plan": {}, "move": move}}]
+    said = repr(magics.sojourn("move mem>=1G gpu --strategy lazy"))
+    assert said == "essay-1 moved from here to there (lazy): frozen for 0.12 s."
+    arguments = {"to": "mem>=1G gpu", "strategy": "lazy", "dry_run": False}
+    assert rider.asked == [{"name": "move", "arguments": arguments}]
+
+
+PLAN = {"source": "here", "target": "there", "fits": True, "strategy": "lazy", "frozen_s": 0.151, "page_bytes": 2**30}
+PLAN |= {"layer_bytes": 0, "connections_reset": ["tcp 10.0.0.1:5432"], "refusals": [], "hint": ""}
+NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "Name another node."}
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (
+            PLAN,
+            "it would move from here to there (lazy), frozen for about 0.15 s, with 1.0 GB.\n"
+            "These connections would be reset: tcp 10.0.0.1:5432.",
+        ),
+        (PLAN | NO_ROOM, "it can't move to there.\nIt has 1 GB free, not 2 GB.\nName another node."),
+        (None, "is on here already."),
+    ],
+)
+def test_a_dry_run_says_what_would_happen(rider, plan, said):
+    session = {"name": "essay-1", "node": "here", "status": "running"}
+    rider.answers = [{"ok": True, "body": {"session": session, "plan": plan, "move": None}}]
+    assert repr(magics.sojourn("move there --dry-run")).endswith(said)
+    assert rider.asked[0]["arguments"]["dry_run"] is True
+
+
+def test_a_refusal_is_a_usage_error_with_its_hint(rider):
+    rider.answers = [
+        {"ok": False, "body": {"code": "unknown", "message": "No node moon.", "hint": "Try %sojourn nodes."}}
+    ]
+    with pytest.raises(UsageError, match=r"No node moon\.\nTry %sojourn nodes\."):
+        magics.sojourn("move moon")
+
+
+def test_a_rider_that_hangs_up(rider):
+    rider.answers = [None]
+    with pytest.raises(UsageError, match="hung up"):
+        magics.sojourn("where")
+
+
+@pytest.mark.parametrize("line", ["", "fly", "move", "move there --strategy magic", "where now"])
+def test_what_means_nothing_shows_the_usage(line):
+    with pytest.raises(UsageError, match="%sojourn nodes"):
+        magics.sojourn(line)
+
+
+def test_outside_a_session(monkeypatch):
+    monkeypatch.delenv("SOJOURN_SOCKET", raising=False)
+    with pytest.raises(UsageError, match="Choose the kernel"):
+        magics.sojourn("where")
+
+
+def test_an_interrupt_ends_the_wait(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as silent:
+        path = str(Path(folder) / "verbs")
+        silent.bind(path)
+        silent.listen()
+        monkeypatch.setenv("SOJOURN_SOCKET", path)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                magics.sojourn("where")
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def test_the_file_needs_only_the_standard_library_and_ipython():
+    import ast
+    import sys
+
+    tree = ast.parse(Path(magics.__file__).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "IPython", "ipykernel"}

@@ -1,0 +1,62 @@
+"""What runc and the rider are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from sojourn.model import Mount, Program, SessionSpec
+from sojourn.sandbox import spec as specs
+
+FACTS = specs.NodeFacts("/s/rootfs", "/s/netns", "/sojourn/here/k.1/box", "/usr/bin/python3", {"/data": "/data"})
+SPEC = SessionSpec(program=Program(argv=("python", "-m", "ipykernel"), env={"HOME": "/root"}, uid=1000, gid=100))
+
+
+def test_the_sandbox_has_its_own_namespaces_and_the_network_made_for_it() -> None:
+    namespaces = {each["type"]: each.get("path") for each in specs.oci_config("k", FACTS)["linux"]["namespaces"]}
+    assert namespaces == {"pid": None, "mount": None, "ipc": None, "uts": None, "network": "/s/netns"}
+
+
+def test_root_inside_can_do_nothing_to_the_node() -> None:
+    config = specs.oci_config("k", FACTS)
+    granted = {name for names in config["process"]["capabilities"].values() for name in names}
+    assert not granted & {"CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_SYS_MODULE"}
+    assert {"CAP_SETUID", "CAP_SETGID", "CAP_KILL"} <= granted, "the rider starts programs as somebody else"
+    assert config["process"]["noNewPrivileges"]
+    read_only = {each["destination"] for each in config["mounts"] if "ro" in each["options"]}
+    assert {"/proc", "/sys"} <= read_only
+
+
+def test_few_mounts_and_no_masks_because_each_costs_time_at_a_freeze() -> None:
+    config = specs.oci_config("k", FACTS)
+    assert [each["destination"] for each in config["mounts"]] == [
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",
+        "/sys",
+        "/data",
+    ]
+    assert not {"maskedPaths", "readonlyPaths"} & set(config["linux"])
+
+
+def test_the_rider_starts_the_program_with_its_whole_environment_and_no_io_uring() -> None:
+    program = specs.rider_config("k", SPEC)["program"]
+    assert program["env"] == {"HOME": "/root", "UV_USE_IO_URING": "0"}
+    assert (program["uid"], program["gid"]) == (1000, 100)
+
+
+def test_a_hidden_folder_inside_a_shared_one_is_covered() -> None:
+    shared = SessionSpec(program=SPEC.program, mounts=(Mount(path="/home/me"), Mount(path="/src", mode="carried")))
+    hidden = ["/home/me/.config/sojourn", "/home/meadow", "/src/state"]
+    assert specs.binds(shared, hidden, "/nothing") == {
+        "/home/me": "/home/me",
+        "/home/me/.config/sojourn": "/nothing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [("my kernel", "my-kernel"), ("Übung 1", "bung-1"), ("", "session"), ("…", "session"), ("x" * 80, "x" * 63)],
+)
+def test_any_name_gives_a_host_name(name: str, host: str) -> None:
+    assert specs.hostname(name) == host
