@@ -354,7 +354,7 @@ class SwitchboardLaw:
 
     def _next_traveller(self) -> _Entry | None:
         """The held cell whose turn it is to have the session moved."""
-        if self._errand or self._visit:
+        if self._errand:
             return None
         heads = (queue[0] for queue in self._lanes.values())
         return next((entry for entry in heads if _travels(entry.request) and self._has_turn(entry)), None)

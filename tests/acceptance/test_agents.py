@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -144,15 +145,31 @@ class Pair:
         await self.controller.instruct(source, depart)
 
     async def move(self, source: str, target: str, incarnation: int, strategy: Any) -> SessionFilled:
+        """Two clients wait at the target; both must be brought to the rider."""
         move = await self.prepare(source, target, incarnation, strategy)
+        waiting = [await self.knock(target, incarnation, anchor) for anchor in ("one", "two")]
         await self.depart(source, target, move, incarnation, strategy)
         await self.controller.event(source, SessionFrozen, move=move)
         await self.controller.event(source, SessionSent, move=move)
         await self.controller.event(target, SessionThawed, move=move, incarnation=incarnation)
+        for reader, writer in waiting:
+            async with asyncio.timeout(5):
+                assert json.loads(await reader.readline()) == {"ok": True}
+                assert await reader.read(1)  # the rider speaks first
+            writer.close()
         filled = await self.controller.event(target, SessionFilled, move=move)
         await self.controller.instruct(source, CommitMove(move=move, session=self.session))
         await self.controller.event(source, MoveCommitted, move=move)
         return filled
+
+    async def knock(
+        self, node: str, incarnation: int, anchor: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = str(self.controller.nodes[node].hello.address).rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        ticket = self.controller.tunnel_ticket(self.session, incarnation, anchor=anchor)
+        writer.write(json.dumps({"sojourn": 1, "ticket": ticket}).encode() + b"\n")
+        return reader, writer
 
     async def lines(self, node: str, beyond: int = 0) -> list[str]:
         """What the program printed, once it has printed that many lines; each line once, in order, the heap whole."""

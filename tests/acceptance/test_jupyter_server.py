@@ -15,7 +15,6 @@ import pytest
 from websockets.sync.client import connect
 
 from sojourn.jupyter import kernelspec
-from sojourn.settings import data_folder
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
@@ -30,6 +29,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         kernelspec.install(prefix=str(folder))
+        kernelspec.offer_left_kernels()
         environment = os.environ | {
             "JUPYTER_PATH": str(folder / "share" / "jupyter"),
             "JUPYTER_RUNTIME_DIR": str(folder),
@@ -39,7 +39,7 @@ class Server:
             "ServerApp.port": str(self.port),
             "ServerApp.root_dir": str(folder),
             "ServerApp.allow_external_kernels": "True",
-            "ServerApp.external_connection_dir": str(data_folder() / "front" / "connections"),
+            "ServerApp.external_connection_dir": str(kernelspec.connections_folder()),
         }
         argv = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"]
         argv += [f"--{name}={value}" for name, value in options.items()]
@@ -142,12 +142,12 @@ def test_a_kernel_outlives_the_crash_of_its_server(server, sojourner, tmp_path):
     kernel = kernel_on(server)
     with server.channels(kernel) as channels:
         run(channels, "x = 41")
-    known = {each["id"] for each in server.http.get("/api/kernels").json()}
+    assert [each["id"] for each in server.http.get("/api/kernels").json()] == [kernel]  # and not a second time
     server.end(signal.SIGKILL)
     again = Server(tmp_path / "again")
     try:
         deadline = time.monotonic() + PATIENCE
-        while not (left := {each["id"] for each in again.http.get("/api/kernels").json()} - known):
+        while not (left := [each["id"] for each in again.http.get("/api/kernels").json()]):
             assert time.monotonic() < deadline, "the new server does not show the kernel"
             time.sleep(0.5)
         (found,) = left

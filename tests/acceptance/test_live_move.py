@@ -26,6 +26,14 @@ def move_on(sojourner: sojourn.Client, session: str, **options: Any) -> Any:
     return sojourner.move(session, other(sojourner.session(session).node), **options)
 
 
+def reply_to(client: Any, request: str, timeout: float = 20) -> dict[str, Any]:
+    """The shell reply to a request; those to earlier requests are passed over."""
+    while True:
+        reply: dict[str, Any] = client.get_shell_msg(timeout=timeout)
+        if reply["parent_header"]["msg_id"] == request:
+            return reply
+
+
 @pytest.mark.parametrize(("strategy", "moves"), [("lazy", 40), ("copy", 10)])
 def test_every_line_comes_once_and_in_order_to_two_clients(
     sojourner: sojourn.Client, kernel: tuple[Any, Any], strategy: str, moves: int
@@ -45,9 +53,7 @@ def test_every_line_comes_once_and_in_order_to_two_clients(
         move_on(sojourner, session, strategy=strategy)
     time.sleep(0.5)
     manager.interrupt_kernel()
-    reply = client.get_shell_msg(timeout=20)
-    assert reply["parent_header"]["msg_id"] == request
-    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    assert reply_to(client, request)["content"]["ename"] == "KeyboardInterrupt"
     for listener in listeners:
         assert listener.ended.wait(20)
         assert listener.faults() == {"lost": 0, "duplicated": 0, "reordered": 0}
@@ -62,8 +68,7 @@ def test_interrupt_and_restart_work_right_after_a_move(sojourner: sojourn.Client
     time.sleep(0.3)
     move_on(sojourner, session, wait="thawed")
     manager.interrupt_kernel()
-    reply = client.get_shell_msg(timeout=10)
-    assert (reply["parent_header"]["msg_id"], reply["content"]["ename"]) == (request, "KeyboardInterrupt")
+    assert reply_to(client, request)["content"]["ename"] == "KeyboardInterrupt"
     execute(client, "x = 1")
     move_on(sojourner, session)
     manager.restart_kernel()

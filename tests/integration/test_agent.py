@@ -262,6 +262,17 @@ async def test_no_token_stands_in_the_process_list_or_reaches_a_rider(
     assert all(TOKEN_VARIABLE not in process.environ() for process in riders(folder))
 
 
+async def test_twenty_sessions_cost_the_agent_little(controller: ScriptedController, agent: AgentProcess) -> None:
+    spec = SessionSpec(program=Program(argv=("sleep", "600"), uid=os.getuid(), gid=os.getgid()))
+    for n in range(20):
+        await controller.instruct("here", StartSandbox(session=f"s{n}", incarnation=1, epoch=1, spec=spec))
+    for n in range(20):
+        await controller.event("here", SandboxStarted, session=f"s{n}")
+    process = psutil.Process(agent.process.pid)
+    assert process.memory_info().rss < 100 << 20
+    assert process.num_threads() < 20
+
+
 async def knock(hello: Hello, ticket: str) -> tuple[dict, asyncio.StreamWriter]:
     host, _, port = str(hello.address).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))

@@ -142,6 +142,13 @@ def test_an_exit_is_told_and_the_program_can_be_started_again(kernel: Kernel) ->
     assert kernel.run("x") == "NameError: name 'x' is not defined"
 
 
+def test_a_program_that_cannot_start_says_why(kernel: Kernel) -> None:
+    kernel.front.start(kernel.id, Program(argv=("/no/such/program", "{connection_file}")))
+    _eventually(lambda: not kernel.front.kernel(kernel.id).running)
+    view = kernel.front.kernel(kernel.id)
+    assert (view.exit_code, "/no/such/program" in view.reason) == (127, True)
+
+
 def test_a_restart_may_ask_for_other_ports(kernel: Kernel) -> None:
     other = inner_connection(Connection(**kernel.connection)).for_file()
     kernel.front.start(kernel.id, None, other)

@@ -93,3 +93,13 @@ def test_notes_of_a_move_go_with_its_half(path: Path) -> None:
     assert journal.notes("m") == [{"made": "images"}, {"made": "pager", "pid": 7}]
     journal.forget_half("m")
     assert (journal.halves(), journal.notes("m"), len(journal.notes("other"))) == ([], [], 1)
+
+
+def test_tidying_shortens_the_log_and_loses_nothing(path: Path) -> None:
+    journal = Journal(path, "boot")
+    journal.write_life(life())
+    journal.tidy()
+    assert Journal(path, "boot").lives() == [life()]
+    journal.write_half(Half(move="m", side="source", session="s", born=1, strategy="copy", incarnation=2))
+    journal.tidy()  # not during a move
+    assert journal.lives() == [life()]

@@ -143,7 +143,7 @@ class House:
         attendance.write()
         await attendance.line.attach(1, 1)
         await attendance.line.attached(5)
-        attendance.open_door()
+        await asyncio.to_thread(attendance.door.open, attendance.life)
         return attendance
 
     async def hears(self, kind: type[Kind]) -> Kind:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sojourn.agent import rider_line
-from sojourn.agent.rider_line import RiderLine, introduce
-from sojourn.errors import SandboxFailed, Unreachable
+from sojourn.agent.rider_line import RiderLine
+from sojourn.errors import Unreachable
 
 
 class Rider:
@@ -106,32 +106,3 @@ async def test_a_refusal_is_tried_again_and_the_line_is_not_up() -> None:
         _, _, writer = await rider.answer()
         await line.attached(5)
         writer.close()
-
-
-async def test_introducing_hands_over_the_very_socket() -> None:
-    ours, theirs = socket.socketpair()
-    client, far = socket.socketpair()
-
-    def ride() -> tuple[dict[str, Any], socket.socket]:
-        line, descriptors, _, _ = socket.recv_fds(theirs, 4096, 1)
-        theirs.sendall(b'{"ok":true,"incarnation":1}\n')
-        return json.loads(line), socket.socket(fileno=descriptors[0])
-
-    riding = asyncio.create_task(asyncio.to_thread(ride))
-    await asyncio.to_thread(introduce, ours, {"attach": "tunnel", "anchor": "a"}, client)
-    first, got = await riding
-    client.close()
-    got.sendall(b"hello")
-    assert (first["anchor"], far.recv(5)) == ("a", b"hello")
-    for end in (theirs, got, far):
-        end.close()
-
-
-def test_an_introduction_that_is_refused_says_why() -> None:
-    ours, theirs = socket.socketpair()
-    client, far = socket.socketpair()
-    theirs.sendall(b'{"ok":false,"error":"older incarnation"}\n')
-    with pytest.raises(SandboxFailed, match="older incarnation"):
-        introduce(ours, {"attach": "tunnel"}, client)
-    for end in (theirs, client, far):
-        end.close()

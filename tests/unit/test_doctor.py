@@ -206,7 +206,10 @@ def test_a_kernel_that_refuses_a_feature_loses_lazy_moves_only(monkeypatch: pyte
     assert "userfaultfd: Function not implemented" in finding.detail
 
 
-@pytest.mark.parametrize(("check", "package"), [(checks.check_pasta, "passt"), (checks.check_podman, "podman")])
+@pytest.mark.parametrize(
+    ("check", "package"),
+    [(checks.check_pasta, "passt"), (checks.check_podman, "podman")],  # codespell:ignore passt
+)
 def test_what_moves_can_do_without_is_degraded(check: checks.Check, package: str) -> None:
     finding = check(MadeUp())
     assert finding.state is State.DEGRADED

@@ -68,13 +68,18 @@ def front(monkeypatch):
     return front
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_fresh(monkeypatch):
+    monkeypatch.setattr(module, "FRESH_SECONDS", 0)
+
+
 @pytest.fixture
 def manager(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     manager = KernelManager()
     stanza = {"provisioner_name": "sojourn-provisioner", "config": {"carried": ["{cwd}"], "lease_seconds": 9}}
     manager._kernel_spec = KernelSpec(
-        argv=["R", "--args", "{connection_file}", "{resource_dir}/x"],
+        argv=["sh", "--args", "{connection_file}", "{resource_dir}/x"],
         language="R",
         resource_dir="/specs/r",
         metadata={"kernel_provisioner": stanza},
@@ -87,7 +92,7 @@ def manager(tmp_path, monkeypatch):
 async def test_the_session_asked_for(front, manager, tmp_path):
     manager.start_kernel(cwd=str(tmp_path), extra_arguments=["--verbose"], env={"PATH": "/bin", "JUPYTER_TOKEN": "x"})
     spec, connection = front.calls("open")[0]
-    assert spec.program.argv == ("R", "--args", "{connection_file}", "/specs/r/x", "--verbose")
+    assert spec.program.argv == ("sh", "--args", "{connection_file}", "/specs/r/x", "--verbose")
     assert spec.program.env == {"PATH": "/bin"}
     assert spec.program.cwd == str(tmp_path)
     assert [(mount.path, mount.mode) for mount in spec.mounts] == [(str(tmp_path), "carried")]
@@ -150,6 +155,13 @@ def test_a_start_that_is_refused_leaves_nothing(front, manager):
         manager.start_kernel()
     assert not manager.has_kernel
     assert front.hosted == {}
+
+
+def test_a_program_that_is_not_there_is_said_at_once(front, manager):
+    manager._kernel_spec.argv[0] = "no-such-kernel"
+    with pytest.raises(FileNotFoundError, match="no-such-kernel"):
+        manager.start_kernel()
+    assert front.asked == []
 
 
 def test_the_lease_is_renewed_until_the_end(front, manager):

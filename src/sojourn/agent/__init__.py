@@ -5,7 +5,8 @@
     line         the WebSocket to the controller: hello, events until acknowledged, instructions in
     runner       instruction -> work, one at a time per session; what happens in a sandbox -> event
     departures   the source's halves of moves; arrivals: the target's; links: the connections between them
-    attendance   one session on this node: its sandbox, its rider's control line, the clients at its door
+    attendance   one session on this node: its sandbox, its rider's control line, its door
+    door         where its clients wait, and are introduced to the rider
     data_port    where clients and peers knock; hands their sockets to riders and movers
     rider_line   the control connection to one rider
     vigil        notices that a sandbox has died, and says why

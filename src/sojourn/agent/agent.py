@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _THREADS = 8
 """For blocking work; the halves of moves have threads of their own, because they last."""
+_TIDY_SECONDS = 60.0
 _ANY = ("0.0.0.0", "::", "")
 
 
@@ -95,7 +96,12 @@ class Agent:
         )
         self.journal.on_event = line.wake
         log.info("node %s listens at %s", self.settings.name, address)
-        await line.run()
+        await asyncio.gather(line.run(), self._tidy())
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_SECONDS)
+            await asyncio.to_thread(self.journal.tidy)
 
     async def close(self) -> None:
         """End; the sessions go on, for the next agent to find."""

@@ -98,8 +98,7 @@ class Arrivals:
         coming = self._coming[half.move] = Coming(half, attendance, mover)
         if mover.thawed:
             attendance.write(state="filling")
-            await attendance.attend()
-            await asyncio.to_thread(attendance.open_door)
+            await attendance.open()
             coming.receiving = self._runner.spawn(self._receive(coming, mover.go_on))
             return
         error = MoveFailed(
@@ -143,7 +142,7 @@ class Arrivals:
         try:
             await asyncio.to_thread(coming.mover.prepare)
         except Exception as failed:
-            error = as_error(failed, "be prepared for", coming.attendance.life)
+            error = as_error(failed, "be prepared for here", coming.attendance.life)
             await self._runner.end(coming.attendance, _stumbled(half.move, half.session, error))
             return
         coming.prepared = True
@@ -187,8 +186,9 @@ class Arrivals:
         coming = self._coming[move]
         attendance = coming.attendance
         if isinstance(event, SessionThawed):
-            attendance.open_door(state="filling")
-            attendance.write(event)
+            # The clients first, the journal after: the mover has noted the thaw already.
+            attendance.door.open(attendance.life)
+            attendance.write(event, state="filling")
             self._loop.call_soon_threadsafe(lambda: self._runner.spawn(attendance.attend()))
         elif isinstance(event, SessionFilled):
             attendance.write(event, state="running", move=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +19,9 @@ from sojourn.agent import machine
 from sojourn.errors import DoesNotFit, SojournError
 from sojourn.model import Capabilities, SandboxKind
 from sojourn.sandbox.criu_path import find_criu
-from sojourn.sandbox.runc import runc_missing
 from sojourn.settings import write_private
+
+log = logging.getLogger(__name__)
 
 Choice = Literal["auto", "runc", "process"]
 
@@ -42,8 +45,8 @@ def capabilities(kept: Path, choice: Choice) -> Capabilities:
 
 def _find(choice: Choice) -> Capabilities:
     processor = machine.processor()
-    missing = "Turned off with --sandbox process." if choice == "process" else runc_missing()
-    strategies, refusals = ((), dict.fromkeys(("runc", "lazy", "copy"), missing)) if missing else movers.probe()
+    missing = "Turned off with --sandbox process." if choice == "process" else _why_no_runc()
+    strategies, refusals = ((), dict.fromkeys(("runc", "lazy", "copy"), missing)) if missing else _probed()
     return Capabilities(
         os=platform.system().lower(),
         arch=platform.machine(),
@@ -61,6 +64,23 @@ def _find(choice: Choice) -> Capabilities:
         strategies=strategies,
         refusals=refusals,
     )
+
+
+def _why_no_runc() -> str | None:
+    if sys.platform != "linux":
+        return "runc needs Linux"
+    from sojourn.sandbox.runc import runc_missing  # imports what only Linux has
+
+    return runc_missing()
+
+
+def _probed() -> tuple[tuple[str, ...], dict[str, str]]:
+    """A probe that fails in a way nobody thought of costs the node its moves, not its sessions."""
+    try:
+        return movers.probe()
+    except Exception as failed:
+        log.exception("could not find out how sessions can move from here")
+        return (), dict.fromkeys(("lazy", "copy"), f"the probe failed: {failed!r}")
 
 
 def _criu_path() -> str | None:

@@ -105,7 +105,7 @@ class Departures:
                     await self._runner.end(attendance, _dead(asked, as_error(failed, "roll back", attendance.life)))
                     return
             rolled_back = MoveRolledBack(move=asked.move, session=asked.session, incarnation=asked.incarnation)
-            attendance.close_door(Busy(f"Session {attendance.life} was rolled back.", "Ask for its new place."))
+            attendance.door.close(Busy(f"Session {attendance.life} was rolled back.", "Ask for its new place."))
             await self._go_on(attendance, asked.move, rolled_back, incarnation=asked.incarnation, epoch=asked.epoch)
 
     async def recover(self, half: Half, attendance: Attendance) -> None:
@@ -117,7 +117,7 @@ class Departures:
         leaving = self._leaving[half.move] = Leaving(half, attendance, mover)
         if not mover.resumed:
             attendance.write(state="departed")
-            attendance.close_door(Busy(f"Session {attendance.life} has left."))
+            attendance.door.close(Busy(f"Session {attendance.life} has left."))
             attendance.watch()
             return
         await asyncio.to_thread(leaving.mover.roll_back)
@@ -154,8 +154,7 @@ class Departures:
         with self._journal.transaction():
             self._journal.forget_half(move)
             attendance.write(event, state="running", move=None, **changes)
-        await attendance.attend()
-        await asyncio.to_thread(attendance.open_door)
+        await attendance.open()
 
     async def _end(self, attendance: Attendance) -> None:
         """The life that leaves is over, committed or killed."""

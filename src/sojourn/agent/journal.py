@@ -87,12 +87,20 @@ class Journal:
         """Called, in any thread, when a new event is on disk."""
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
+        # It would sync in the middle of a move; `tidy` does it when nobody waits.
+        self._database.execute("PRAGMA wal_autocheckpoint=0")
         self._database.executescript(_SCHEMA)
         self._count_on_from(boot_id)
 
     def close(self) -> None:
         with self._lock:
             self._database.close()
+
+    def tidy(self) -> None:
+        """Bring the log into the database, unless a move is under way. May take as long as the disk takes."""
+        with self._lock:
+            if not self.halves():
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

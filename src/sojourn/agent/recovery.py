@@ -51,8 +51,10 @@ async def _recover_one(
         runner.add(life)
         runner.spawn(runner.start_again(runner.attended[life.session, life.born]))
     elif alive:
-        await attendance.attend()
-        await asyncio.to_thread(attendance.open_door)
+        if half is not None:
+            # Every page was in; only the note of it was not put away.
+            runner.journal.forget_half(half.move)
+        await attendance.open()
     else:
         await _bury(runner, attendance, "it was gone when the agent came back (a reboot, or killed meanwhile).")
 

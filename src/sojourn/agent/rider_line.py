@@ -121,14 +121,13 @@ class RiderLine:
             writer.transport.abort()
 
 
-def introduce(rider: socket.socket, first: Message, client: socket.socket) -> None:
-    """Hand the client's own socket to the rider, over a fresh Unix connection to it. Blocks for the rider's answer.
+def await_yes(rider: socket.socket) -> None:
+    """Block for the rider's one line of an answer, and close.
 
-    Raises SandboxFailed when the rider refuses, OSError when it is gone.
+    Raises SandboxFailed when it refuses, OSError when it is gone or silent.
     """
     with rider:
         rider.settimeout(_ANSWER_SECONDS)
-        socket.send_fds(rider, [encode(first)], [client.fileno()])
         with rider.makefile("rb") as answers:
             accepted(decode(answers.readline(_LONGEST_LINE)))
 

@@ -156,7 +156,7 @@ class Runner:
 
     async def admit(self, connection: Any, claims: Claims) -> None:
         """A client with a tunnel's ticket is at the data port."""
-        await self.here(claims["session"]).admit(connection, claims)
+        await self.here(claims["session"]).door.admit(connection, claims)
 
     # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,7 +189,7 @@ class Runner:
             await self.end(attendance, _failed(attendance.life, error))
             return
         attendance.write(_started(attendance.life), state="running")
-        await asyncio.to_thread(attendance.open_door)
+        await asyncio.to_thread(attendance.door.open, attendance.life)
 
     async def start_again(self, attendance: Attendance) -> None:
         async with self.turns[attendance.life.session]:
@@ -245,7 +245,7 @@ class Runner:
     async def _bury(self, attendance: Attendance) -> None:
         async with self.turns[attendance.life.session]:
             key = (attendance.life.session, attendance.life.born)
-            if self.attended.get(key) is not attendance or attendance.sandbox.alive():
+            if self.attended.get(key) is not attendance or await asyncio.to_thread(attendance.sandbox.alive):
                 return
             reason = await asyncio.to_thread(last_words, attendance.sandbox)
             life = attendance.life

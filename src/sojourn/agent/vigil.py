@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 
 from sojourn.sandbox.base import Sandbox
-from sojourn.sandbox.runc import RuncSandbox
 
 _POLL_SECONDS = 1.0
 _LAST_WORDS_BYTES = 500
@@ -56,6 +56,10 @@ def last_words(sandbox: Sandbox) -> str:
 
 def _oom_kills(sandbox: Sandbox) -> int:
     """`memory.oom_control` of cgroup v1, `memory.events` of v2; both have a line `oom_kill N`."""
+    if sys.platform != "linux":
+        return 0
+    from sojourn.sandbox.runc import RuncSandbox  # imports what only Linux has
+
     if not isinstance(sandbox, RuncSandbox):
         return 0
     files = (box / name for box in sandbox.cgroups.boxes().values() for name in ("memory.oom_control", "memory.events"))

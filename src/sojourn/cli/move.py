@@ -69,7 +69,9 @@ def truth(move: MoveView) -> str:
 
     report = move.report
     travelled = f"{amount(report.page_bytes)} of pages and {amount(report.layer_bytes)} of files"
-    if move.phase in ("done", "committing"):
+    if move.strategy == "copy":
+        pages = "every page came with it"
+    elif move.phase in ("done", "committing"):
         pages = f"every page there {duration(report.filled_s)} later"
     else:
         pages = f"{amount(move.total_bytes - move.done_bytes)} of pages still filling"

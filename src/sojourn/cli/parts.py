@@ -49,7 +49,8 @@ def up(
 ) -> None:
     """Start controller, nodes and JupyterLab on this machine.
 
-    JupyterLab offers the kernel “Python 3 (Sojourn)” and stays in the foreground; when it ends, sessions go on.
+    JupyterLab offers the kernel “Python 3 (Sojourn)” and stays in the foreground. Ctrl-C ends it and, as with any
+    Jupyter, its kernels; the controller, the nodes and all other sessions go on until `sojourn down`.
     """
     from sojourn import embedded
     from sojourn.settings import configured_controller, data_folder

@@ -26,7 +26,8 @@ from sojourn.model import Inspection, MovePhase, MovePlan, Needs, NodeStatus, No
 from sojourn.placement import choose, needs_of, offers
 
 _THAWED = frozenset({MovePhase.FILLING, MovePhase.COMMITTING, MovePhase.DONE, MovePhase.FAILED})
-_FILLED = frozenset({MovePhase.COMMITTING, MovePhase.DONE, MovePhase.FAILED})
+_FILLED = frozenset({MovePhase.DONE, MovePhase.FAILED})
+"""Not `committing`: who waited to the end may ask for the next move at once."""
 _REACHED: dict[Until, frozenset[MovePhase]] = {
     "accepted": frozenset(MovePhase),
     "thawed": _THAWED,

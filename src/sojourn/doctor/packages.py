@@ -5,9 +5,10 @@ from __future__ import annotations
 from sojourn.doctor.findings import Cure
 from sojourn.doctor.machine import Machine
 
+PASTA = "passt"  # codespell:ignore passt
 NAMES = {
-    "debian": {"runc": "runc", "podman": "podman", "pasta": "passt", "ip": "iproute2", "criu": "criu"},
-    "fedora": {"runc": "runc", "podman": "podman", "pasta": "passt", "ip": "iproute", "criu": "criu"},
+    "debian": {"runc": "runc", "podman": "podman", "pasta": PASTA, "criu": "criu"},
+    "fedora": {"runc": "runc", "podman": "podman", "pasta": PASTA, "criu": "criu"},
 }
 """Package manager's family -> program -> package."""
 

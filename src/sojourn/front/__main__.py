@@ -61,21 +61,22 @@ async def serve(folder: Path, idle_seconds: float) -> None:
         server = Server(uvicorn.Config(make_app(front, token), log_level="warning", lifespan="off"))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         await front.begin()
-        watch = asyncio.create_task(_look_after(front, server))
-        write_private(folder / "front.json", Card(url=url, token=token, pid=os.getpid()).model_dump())
+        card = folder / "front.json"
+        write_private(card, Card(url=url, token=token, pid=os.getpid()).model_dump())
+        watch = asyncio.create_task(_look_after(front, server, card))
         try:
             await server.serve(sockets=[listener])
         finally:
-            (folder / "front.json").unlink(missing_ok=True)
+            card.unlink(missing_ok=True)
             watch.cancel()
             await front.end()
 
 
-async def _look_after(front: Front, server: uvicorn.Server) -> None:
+async def _look_after(front: Front, server: uvicorn.Server, card: Path) -> None:
+    """Until nothing is hosted any more, or nobody can find this front: its card was removed."""
     while not server.should_exit:
         await asyncio.sleep(LOOK_SECONDS)
-        with contextlib.suppress(OSError):
-            server.should_exit = not await front.look_after()
+        server.should_exit = not await front.look_after() or not await asyncio.to_thread(card.exists)
 
 
 def _lock(file: IO[str]) -> bool:

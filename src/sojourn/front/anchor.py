@@ -29,7 +29,8 @@ class Anchor:
     `on_control(message)` gets what the rider says on the control stream (`status`, `started`, `exited`, `refused`;
     contract 1). `on_state(state, detail)`: "connected"; "away" (why, in words; said again when the reason changes);
     "reset" (why): every stream is gone, each local connection was closed, and what was said on the control stream may
-    not have been heard.
+    not have been heard. `on_cut(endpoint, reason)`: the far side reset one stream, whose local connection was closed,
+    as when output had to be truncated.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Anchor:
         *,
         on_control: Callable[[dict[str, Any]], None] = lambda message: None,
         on_state: Callable[[str, str], None] = lambda state, detail: None,
+        on_cut: Callable[[str, str], None] = lambda endpoint, reason: None,
     ) -> None:
         self.on_control = on_control
         self.on_state = on_state
+        self.on_cut = on_cut
         self.loop = loop
         self._end = AnchorEnd(session, anchor)
         self._pump = Pump(loop, self._end, lost=self._lost, agreed=self._agreed, reset=self._reset)
@@ -91,7 +94,7 @@ class Anchor:
     def listen(self, target: str) -> str:
         """A local ZeroMQ endpoint (`ipc://…`, `tcp://127.0.0.1:…` on Windows); each accepted connection is one
         stream to `target` (`tcp:127.0.0.1:PORT` inside the sandbox). Raises OSError."""
-        endpoint = Endpoint(self.loop, self._pump, self._end, self._free_address(), target)
+        endpoint = Endpoint(self.loop, self._pump, self._end, self._free_address(), target, self._was_cut)
         self._endpoints[endpoint.name] = endpoint
         return endpoint.name
 
@@ -113,8 +116,8 @@ class Anchor:
         self._close(self._present)
         self._close(self._expected)
         self._pump.detach()
-        for endpoint in self._endpoints.values():
-            endpoint.close()
+        while self._endpoints:
+            self._endpoints.popitem()[1].close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -186,6 +189,9 @@ class Anchor:
             self._pump.flush()
         return self._control
 
+    def _was_cut(self, endpoint: Endpoint, reason: str) -> None:
+        self.on_cut(endpoint.name, reason)
+
     def _heard(self, line: bytes) -> None:
         self.on_control(decode_line(line))
 
@@ -243,11 +249,31 @@ class Way:
         self._anchor.spoke(self, connection, early)
 
 
+class ClientPipe(SocketPipe):
+    """One client's connection; `cut(reason)` when its stream alone is reset by the far side."""
+
+    def __init__(self, pump: Pump, number: int, connection: socket.socket, cut: Callable[[str], None]) -> None:
+        super().__init__(pump, number, connection)
+        self._was_cut = cut
+
+    def stream_reset(self, reason: str) -> None:
+        super().stream_reset(reason)
+        self._was_cut(reason)
+
+
 class Endpoint:
     """A local address; each connection to it becomes a stream to `target`."""
 
-    def __init__(self, loop: Loop, pump: Pump, end: AnchorEnd, where: str, target: str) -> None:
-        self._loop, self._pump, self._end = loop, pump, end
+    def __init__(
+        self,
+        loop: Loop,
+        pump: Pump,
+        end: AnchorEnd,
+        where: str,
+        target: str,
+        cut: Callable[[Endpoint, str], None],
+    ) -> None:
+        self._loop, self._pump, self._end, self._cut = loop, pump, end, cut
         self._target = target
         self._pipes: list[SocketPipe] = []
         self._listener = address.listen(where)
@@ -280,5 +306,6 @@ class Endpoint:
         except OSError:
             return  # gone again before it was accepted
         self._pipes = [pipe for pipe in self._pipes if pipe.open]
-        self._pipes.append(SocketPipe(self._pump, self._end.open(self._target), connection))
+        number = self._end.open(self._target)
+        self._pipes.append(ClientPipe(self._pump, number, connection, lambda reason: self._cut(self, reason)))
         self._pump.flush()

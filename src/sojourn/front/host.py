@@ -54,15 +54,16 @@ class Hosted:
 
     def view(self) -> KernelView:
         session = self.news.session if self.news else None
+        exit_code = self.switchboard.exit_code
         return KernelView(
             session=self.record.session,
             connection=self.record.outer.for_file(),
-            running=self.switchboard.exit_code is None,
-            exit_code=self.switchboard.exit_code,
+            running=exit_code is None,
+            exit_code=exit_code,
             status=session.status if session else None,
             node=session.node if session else None,
             move=session.move if session else None,
-            reason=session.reason if session else "",
+            reason=(session.reason if session else "") or ("" if exit_code is None else self.switchboard.last_words),
             attached=self.switchboard.attached,
         )
 

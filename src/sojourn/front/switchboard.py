@@ -41,6 +41,7 @@ RETURN_SECONDS = 3.0
 """How long a new front waits for clients of the last one, before it hears what the kernel says meanwhile."""
 _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
 _PROBE = b"sojourn-probe"
+_NOT_STARTED = 127  # as a shell has it
 
 ENDED = (SessionStatus.STOPPED, SessionStatus.FAILED, SessionStatus.LOST)
 _FROZEN = (MovePhase.DEPARTING, MovePhase.ROLLING_BACK)
@@ -116,6 +117,8 @@ class Switchboard:
         self.line = line
         self.exit_code: int | None = None
         """Of the kernel's program, as subprocess gives it; None while it runs or is about to."""
+        self.last_words = ""
+        """The end of what the program printed before it ended, or why it could not be started."""
         self.attached = 0
         """Clients that listen to iopub."""
         self.in_transit = False
@@ -327,30 +330,36 @@ class Switchboard:
 
     def _published(self, frames: Frames) -> None:
         if is_welcome(frames):
+            if self._greeting.welcomed and self._law.current:
+                self._tell(law.Tell(self._law.current, _TRUNCATED))
             self._greeting.welcomed = True
             self._greet()
         else:
             _send(self._clients.iopub, frames)
 
     def _rider_spoke(self, message: dict[str, Any]) -> None:
-        match message.get("event"):
-            case "started":
+        match message:
+            case {"event": "started"}:
                 self._unheard = None
                 self.exit_code = None
-            case "exited":
-                self._ended(int(message["code"]))
-            case "status" if message.get("running"):
+            case {"event": "status", "running": True}:
                 if self._unheard is None:
                     self.exit_code = None
-            case "status" if message.get("exit_code") is not None:
-                self._ended(int(message["exit_code"]))
-            case "refused":
-                log.error("session %s: the rider refused to %s: %s", self.line.session, *_refusal(message))
+            case {"event": "exited", "code": code} | {"event": "status", "exit_code": int(code)}:
+                self._ended(code, str(message.get("tail", "")))
+            case {"event": "status"}:
+                self._ended(_NOT_STARTED, str(message.get("tail", "")))
+            case {"event": "refused", "do": "start", "error": error}:
+                self._unheard = None
+                self._ended(_NOT_STARTED, str(error.get("message")))
+            case {"event": "refused"}:
+                log.error("session %s: the rider refused: %s", self.line.session, message)
 
-    def _ended(self, code: int) -> None:
+    def _ended(self, code: int, last_words: str) -> None:
         if self._unheard and self._unheard["do"] == "start":
             return  # the one before the one that was asked for
         self._unheard = None
+        self.last_words = last_words
         if self.exit_code is None:
             self.exit_code = code
         self._forget_program()
@@ -522,6 +531,9 @@ class Switchboard:
             _send(self._clients.control, self._voice.reply(order.message, {"status": "ok"}))
 
 
+_TRUNCATED = "[output truncated here: more was printed than could be kept while the clients were away]\n"
+"""Only then does a kernel that goes on greet us a second time."""
+
 _NO_REPLY = Unreachable(
     "Sojourn's front was restarted while the cell ran; its reply, and output of that time, are lost.",
     "The kernel has run the cell and goes on: look at its state before you run the cell again.",
@@ -545,10 +557,6 @@ def _send(socket: Socket, frames: Frames) -> None:
     """Never blocks. Without a high-water mark there is always room; a peer that has gone is no error."""
     with contextlib.suppress(zmq.Again):
         socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-
-
-def _refusal(message: dict[str, Any]) -> tuple[str, str]:
-    return str(message.get("do")), str(message.get("error"))
 
 
 def _ignore(_ready: int) -> None:

@@ -56,7 +56,7 @@ class KernelView(Word):
     move: str | None
     """The id of the move under way."""
     reason: str
-    """Why the session failed or was lost; empty when all is well."""
+    """Why the session failed or was lost, or the last words of a program that ended; empty when all is well."""
     attached: int
     """Clients that listen."""
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 
+from sojourn.front.client import front_folder
+from sojourn.settings import write_private
+
 NAME = "sojourn"
 
 
@@ -47,3 +50,21 @@ def install(*, user: bool = True, prefix: str | None = None) -> Path:
 def installed() -> bool:
     """Whether Jupyter finds the kernelspec, wherever it lies."""
     return NAME in KernelSpecManager().find_kernel_specs()
+
+
+def connections_folder() -> Path:
+    """For Jupyter Server's `external_connection_dir`: the front writes a connection file there for each kernel."""
+    return front_folder() / "connections"
+
+
+def offer_left_kernels() -> int:
+    """Let a Jupyter Server that starts now list the kernels that live already, those an earlier one left behind too.
+
+    It takes notice of connection files that name a kernelspec. The provisioner's do not, else a server would list each
+    of its own kernels twice. Returns how many there are.
+    """
+    files = list(connections_folder().glob("kernel-*.json"))
+    for path in files:
+        connection = json.loads(path.read_text())
+        write_private(path, {"kernel_name": NAME} | connection)
+    return len(files)

@@ -7,10 +7,14 @@ client's connection file are made as LocalProvisioner makes them, because client
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +29,11 @@ from sojourn.front.client import FrontClient, ensure
 from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec
 from sojourn.model.resources import Needs
 from sojourn.model.sessions import SessionSpec
+from sojourn.settings import configured_controller
 
 Answer = TypeVar("Answer")
+FRESH_SECONDS = 0.1
+"""How long a kernel that was seen alive is taken for alive: clients ask in bursts, and some right after a signal."""
 _IMPORTED_BY = os.getpid()
 
 
@@ -68,6 +75,7 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._front: FrontClient | None = None
         self._runs = False
+        self._seen_alive = float("-inf")
         self._over = threading.Event()
 
     @property
@@ -83,10 +91,17 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the kernel: in a new session the first time, in the same one at a restart."""
         self.cwd = str(kwargs.get("cwd") or Path.cwd())
+        self._require(cmd[0], kwargs["env"])
         await self._in_thread(lambda: self._launch(cmd, kwargs["env"]))
         keep_sockets(self.connection_info)
-        self._runs = True
+        self._runs, self._seen_alive = True, time.monotonic()
         return self.connection_info
+
+    def _require(self, program: str, environment: dict[str, str]) -> None:
+        """Where the kernel is to see this machine's own root, say at once, as Popen does, if its program is missing."""
+        elsewhere = self.image or configured_controller()
+        if not elsewhere and not shutil.which(program, path=environment.get("PATH")):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
 
     def _launch(self, cmd: list[str], environment: dict[str, str]) -> None:
         outer = os.path.realpath(self.parent.connection_file)
@@ -122,14 +137,17 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         """None while the kernel's program runs, or is on its way; else its exit code."""
         if not self._runs:
             return 0
+        if time.monotonic() < self._seen_alive + FRESH_SECONDS:
+            return None
         try:
-            kernel = await self._in_thread(lambda: self._ask(lambda front: front.kernel(self.session)))
+            kernel = await self._ask_now(lambda front: front.kernel(self.session))
         except Unknown:
             return 1
         except Unreachable as silent:
             self.log.warning("What became of kernel %s is not known: %s", self.kernel_id, silent)
             return None
         if kernel.running:
+            self._seen_alive = time.monotonic()
             return None
         return 1 if kernel.exit_code is None else kernel.exit_code
 
@@ -144,7 +162,7 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         """Send a signal to the kernel and what it started, wherever they are now."""
         if self._runs:
             try:
-                await self._in_thread(lambda: self._ask(lambda front: front.signal(self.session, signum)))
+                await self._ask_now(lambda front: front.signal(self.session, signum))
             except Unknown:
                 self.log.debug("Kernel %s had ended before signal %d.", self.kernel_id, signum)
 
@@ -203,6 +221,14 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         except Unreachable:
             self._front = self._open_front()
             return question(self._front)
+
+    async def _ask_now(self, question: Callable[[FrontClient], Answer]) -> Answer:
+        """Ask what the front answers at once, without giving the event loop away: a client may interrupt a kernel
+        whose restart it has just asked for, and must find it alive (jupyter_client's own tests do)."""
+        if self._front:
+            with suppress(Unreachable):
+                return question(self._front)
+        return await self._in_thread(lambda: self._ask(question))
 
     def _open_front(self) -> FrontClient:
         return ensure(embedded.ensure(self.log.warning))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -44,7 +43,9 @@ def _why_not_copy() -> str | None:
         return absent.message
     checked = subprocess.run([*own_run(), path, "check"], capture_output=True, text=True, timeout=_CHECK_SECONDS)
     if checked.returncode:
-        said = [line for line in (checked.stdout + checked.stderr).splitlines() if "Error" in line and "RLIMIT" not in line]
+        said = [
+            line for line in (checked.stdout + checked.stderr).splitlines() if "Error" in line and "RLIMIT" not in line
+        ]
         return f"`criu check` fails: {said[0] if said else f'exit code {checked.returncode}'}"
     return None
 
@@ -79,13 +80,16 @@ def _try_userfaultfd() -> None:
     except OSError as refused:
         raise OSError(refused.errno, f"userfaultfd with its events can't be had: {refused.strerror}") from refused
     userfault = Userfault(descriptor)
-    # Closed before the pages are: nobody reads the event of their unmapping, and munmap would wait for that.
-    with private_page() as missing, private_page() as given, contextlib.closing(userfault):
-        given[:5] = b"pages"
-        userfault.register(address_of(missing), PAGE)
-        _, failed = userfault.copy(address_of(missing), address_of(given), PAGE)
-        if failed or missing[:5] != b"pages":
-            raise OSError(failed or errno.EIO, "a page can't be filled in by userfaultfd")
+    with private_page() as missing, private_page() as given:
+        try:
+            given[:5] = b"pages"
+            userfault.register(address_of(missing), PAGE)
+            _, failed = userfault.copy(address_of(missing), address_of(given), PAGE)
+            if failed or missing[:5] != b"pages":
+                raise OSError(failed or errno.EIO, "a page can't be filled in by userfaultfd")
+        finally:
+            # Before the page is unmapped: the kernel would wait until somebody has read of it.
+            userfault.close()
 
 
 def _try_pidfd_getfd() -> None:

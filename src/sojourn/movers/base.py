@@ -10,7 +10,7 @@ and are run in threads. What happens is told through three callables that the ag
 
     source                                         target
     Departure(…)                                   Arrival(…)
-                                                   .prepare()                    sandbox without its layer, pager started
+                                                   .prepare()                    the sandbox, the pager
     .run(link)                                     .receive(link)
       layer, while the session runs          ──►     applied
       hang_up, freeze                tell: SessionFrozen
@@ -34,6 +34,7 @@ Tell = Callable[[BaseModel], None]
 Note = Callable[[dict[str, Any]], None]
 HangUp = Callable[[], None]
 Facts = Mapping[str, Any]
+Connection = socket.socket
 
 
 class Link(Protocol):
@@ -43,9 +44,10 @@ class Link(Protocol):
     target it waits for the source to do so, in the order in which they arrive. Raises Unreachable.
     """
 
-    socket: socket.socket
+    @property
+    def socket(self) -> Connection: ...
 
-    def open(self) -> socket.socket: ...
+    def open(self) -> Connection: ...
 
     def close(self) -> None:
         """Close `socket`, and at the target stop waiting. What `open` gave belongs to the mover."""

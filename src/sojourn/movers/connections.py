@@ -50,7 +50,7 @@ def outside_connections(pid: int) -> list[Connection]:
 
 
 def parse_table(text: str) -> Iterator[Connection]:
-    """The connections in /proc/PID/net/tcp or tcp6 (proc_pid_net(5)); addresses in the machine's byte order by words."""
+    """The connections in /proc/PID/net/tcp or tcp6 (proc_pid_net(5)); their addresses are words of the machine."""
     for line in text.splitlines()[1:]:
         _, local, peer, state = line.split()[:4]
         if int(state, 16) in _ESTABLISHED_TO_CLOSING:
@@ -95,7 +95,7 @@ def _end_repair(pid: int) -> int:
 def _sockets(pid: int) -> Iterator[int]:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if os.readlink(entry).startswith("socket:"):
+            if str(entry.readlink()).startswith("socket:"):
                 yield int(entry.name)
 
 

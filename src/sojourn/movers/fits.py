@@ -26,7 +26,8 @@ def compatible(source: Capabilities, target: Capabilities, image: str | None = N
         raise Incompatible(f"The target's CPU lacks {', '.join(missing[:5])}, which the session may use.", _ANOTHER)
     if target.xsave_bytes < source.xsave_bytes:
         raise Incompatible(
-            f"The target's CPU saves {target.xsave_bytes} bytes of registers, the source's {source.xsave_bytes}.", _ANOTHER
+            f"The target's CPU saves {target.xsave_bytes} bytes of registers, the source's {source.xsave_bytes}.",
+            _ANOTHER,
         )
     if _version(source.criu)[:2] > _version(target.criu)[:2]:
         raise Incompatible(
@@ -45,7 +46,7 @@ _ANOTHER = "Choose another node, or start the session on the lesser one."
 
 def possible(source: Capabilities, target: Capabilities) -> tuple[Strategy, ...]:
     """The strategies that both nodes can take part in. Raises Incompatible, with a node's own reason, without any."""
-    both: list[Strategy] = [way for way in ("lazy", "copy") if way in source.strategies and way in target.strategies]  # type: ignore[misc]
+    both: list[Strategy] = [way for way in ("lazy", "copy") if way in source.strategies and way in target.strategies]
     if not both:
         lacking = source if "copy" not in source.strategies else target
         reason = lacking.refusals.get("copy") or lacking.refusals.get("runc") or "it has no runc sandboxes"

@@ -11,9 +11,7 @@ from sojourn.sandbox.base import Sandbox
 from sojourn.sandbox.runc import RuncSandbox
 
 
-def departure(
-    sandbox: Sandbox, move: str, strategy: Strategy, *, tell: Tell, note: Note, hang_up: HangUp
-) -> Departure:
+def departure(sandbox: Sandbox, move: str, strategy: Strategy, *, tell: Tell, note: Note, hang_up: HangUp) -> Departure:
     """Called by the source's agent on `Depart`. Raises Immovable for a sandbox that can't be moved alive."""
     return CriuDeparture(movable(sandbox), move, strategy, tell=tell, note=note, hang_up=hang_up)
 

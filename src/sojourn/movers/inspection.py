@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -68,6 +67,6 @@ def _blockers(pid: int) -> Iterator[str]:
 
 def _links(pid: int) -> Iterator[str]:
     with contextlib.suppress(OSError):
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(entry.path)
+                yield str(entry.readlink())

@@ -32,8 +32,8 @@ def _lazy(image: bytes) -> Iterator[Piece]:
 
 
 def entries(image: bytes) -> Iterator[dict[int, int]]:
-    """The entries of a pagemap image: after 8 bytes of magic, messages with their length (4 bytes) before them; the first
-    is a head, not an entry."""
+    """The entries of a pagemap image: after 8 bytes of magic, messages with their length (4 bytes) before them, of
+    which the first is a head."""
     position, first = _HEAD_BYTES, True
     while position < len(image):
         (length,) = struct.unpack_from("<I", image, position)

@@ -54,7 +54,7 @@ class Parcels:
 
     def receive_stream(self) -> Iterator[bytes]:
         while chunk := self._receive(_CHUNK * 64):
-            yield chunk
+            yield bytes(chunk)
 
     def _send(self, body: bytes | bytearray) -> None:
         with memoryview(body) as view:

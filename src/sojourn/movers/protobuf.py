@@ -12,8 +12,8 @@ Message = Mapping[int, Value | Iterable[Value]]
 
 def encode(message: Message) -> bytes:
     """The bytes of a message; negative numbers as int32 and int64 write them."""
-    return b"".join(
-        _field(number, one)
+    return join(
+        (number, one)
         for number, value in message.items()
         for one in ([value] if isinstance(value, (int, str, bytes)) else value)
     )
@@ -21,7 +21,31 @@ def encode(message: Message) -> bytes:
 
 def decode(body: bytes) -> dict[int, int | bytes]:
     """Field number -> number or bytes; of a repeated field the last."""
-    return dict(_fields(body))
+    return dict(fields(body))
+
+
+def join(parts: Iterable[tuple[int, Value]]) -> bytes:
+    """The bytes of a message given as `fields` gives it."""
+    return b"".join(_field(number, value) for number, value in parts)
+
+
+def fields(body: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Field number and value, one after the other, as they stand."""
+    position = 0
+    while position < len(body):
+        key, position = _read_varint(body, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _read_varint(body, position)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            length, position = _read_varint(body, position)
+        else:
+            length = {1: 8, 5: 4}[kind]
+        chunk = body[position : position + length]
+        position += length
+        yield key >> 3, chunk if kind == 2 else struct.unpack("<Q" if kind == 1 else "<I", chunk)[0]
 
 
 def _field(number: int, value: Value) -> bytes:
@@ -38,24 +62,6 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-def _fields(body: bytes) -> Iterator[tuple[int, int | bytes]]:
-    position = 0
-    while position < len(body):
-        key, position = _read_varint(body, position)
-        kind = key & 7
-        if kind == 0:
-            value, position = _read_varint(body, position)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, position = _read_varint(body, position)
-        else:
-            length = {1: 8, 5: 4}[kind]
-        chunk = body[position : position + length]
-        position += length
-        yield key >> 3, chunk if kind == 2 else struct.unpack("<Q" if kind == 1 else "<I", chunk)[0]
 
 
 def _read_varint(body: bytes, position: int) -> tuple[int, int]:

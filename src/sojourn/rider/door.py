@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _FIRST_LINE_SECONDS = 10.0
 _LONGEST_FIRST_LINE = 16384
+_INT = struct.Struct("i")
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+"""Else the program would inherit the clients' sockets. (`socket.recv_fds` passes no flags on, whatever it is given.)"""
 
 
 class Attach:
@@ -40,16 +43,22 @@ class Attach:
 class Door:
     """Listens at `where`; `secret` None admits only peers of PID 0, which are outside this PID namespace.
 
-    `attach(attach, connection, early)` takes over what is admitted; `early` came after the first line. It raises
-    SojournError to turn it away.
+    `check(attach)` raises SojournError to turn somebody away; `attach(attach, connection, early)` takes over what was
+    admitted. `early` came after the first line.
     """
 
     def __init__(
-        self, loop: Loop, where: str, secret: str | None, attach: Callable[[Attach, socket.socket, bytes], None]
+        self,
+        loop: Loop,
+        where: str,
+        secret: str | None,
+        *,
+        check: Callable[[Attach], None],
+        attach: Callable[[Attach, socket.socket, bytes], None],
     ) -> None:
         if secret is None and not hasattr(socket, "SO_PEERCRED"):
             raise Invalid("Peers can't be recognised on this system.", "Give the rider a secret.")
-        self._loop, self._secret, self._attach = loop, secret, attach
+        self._loop, self._secret, self._check, self._attach = loop, secret, check, attach
         self._waiting: set[Visitor] = set()
         self._listener = address.listen(where)
         loop.watch(self._listener, READ, self._accept)
@@ -76,27 +85,20 @@ class Door:
 
     def _admit(self, visitor: Visitor, line: bytes, early: bytes) -> None:
         connection = visitor.release()
+        passed, visitor.passed = visitor.passed, None
         try:
             attach = Attach(line, self._secret)
-            if visitor.passed is not None:
-                passed, visitor.passed = visitor.passed, None
-                self._introduce(attach, connection, passed)
-            else:
-                connection.send(_yes(attach))
-                self._attach(attach, connection, early)
+            self._check(attach)
         except SojournError as refused:
             _say_no(connection, refused)
-        except OSError:
+            if passed is not None:
+                passed.close()
+            return
+        with suppress(OSError):  # it is gone: the next read will tell
+            connection.send(encode_line({"ok": True, "incarnation": attach.incarnation}))
+        if passed is not None:
             connection.close()
-
-    def _introduce(self, attach: Attach, connection: socket.socket, passed: socket.socket) -> None:
-        try:
-            self._attach(attach, passed, b"")
-        except SojournError:
-            passed.close()
-            raise
-        with connection:
-            connection.send(_yes(attach))
+        self._attach(attach, connection if passed is None else passed, early if passed is None else b"")
 
 
 class Visitor:
@@ -155,8 +157,13 @@ class Visitor:
 def _receive(connection: socket.socket) -> tuple[bytes, list[socket.socket]]:
     if not hasattr(socket, "SCM_RIGHTS") or connection.family != socket.AF_UNIX:
         return connection.recv(4096), []
-    data, descriptors, _flags, _peer = socket.recv_fds(connection, 4096, 4, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-    return data, [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    data, ancillary, _flags, _peer = connection.recvmsg(4096, socket.CMSG_SPACE(4 * _INT.size), _CLOSE_ON_EXEC)
+    passed = []
+    for level, kind, body in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = body[: len(body) - len(body) % _INT.size]
+            passed += [socket.socket(fileno=descriptor) for (descriptor,) in _INT.iter_unpack(whole)]
+    return data, passed
 
 
 def _peer_pid(connection: socket.socket) -> int:
@@ -169,10 +176,6 @@ def _same(said: str, secret: str) -> bool:
     """In a time that does not tell how much of it was right."""
     differences = sum(one != other for one, other in zip(said, secret))  # noqa: B905 - not before Python 3.10
     return len(said) == len(secret) and differences == 0
-
-
-def _yes(attach: Attach) -> bytes:
-    return encode_line({"ok": True, "incarnation": attach.incarnation})
 
 
 def _say_no(connection: socket.socket, refused: SojournError) -> None:

@@ -47,7 +47,7 @@ class Rider:
         self.capture = Capture(config.get("log"))
         self.program = program_class()(self.loop, self.capture, self._started, self._exited, self._failed)
         self._verbs = Verbs(self.loop, config["socket"], self._tell_agents)
-        self._door = Door(self.loop, config["listen"], config.get("secret"), self._attach)
+        self._door = Door(self.loop, config["listen"], config.get("secret"), check=self._check, attach=self._attach)
         self._do: dict[str, Callable[[Control, dict[str, Any]], None]] = {
             "start": self._do_start,
             "signal": self._do_signal,
@@ -79,12 +79,14 @@ class Rider:
 
     # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _attach(self, attach: Attach, connection: socket.socket, early: bytes) -> None:
+    def _check(self, attach: Attach) -> None:
         if attach.incarnation < self.incarnation or attach.epoch < self.epoch:
             raise TunnelFailed(
                 f"{self._session} is in incarnation {self.incarnation}, epoch {self.epoch}; "
                 f"an agent came for {attach.incarnation}, {attach.epoch}."
             )
+
+    def _attach(self, attach: Attach, connection: socket.socket, early: bytes) -> None:
         self._live(attach.incarnation, attach.epoch)
         if attach.what == "control":
             self._take_agent(connection, early)
@@ -92,10 +94,11 @@ class Rider:
             self._pump_of(attach.anchor).attach(connection, self.incarnation, self.epoch, early)
 
     def _live(self, incarnation: int, epoch: int) -> None:
-        """A new life: connections of the one before lead nowhere; a new epoch ends all streams."""
+        """A new life: connections of the one before lead nowhere, but whoever stands at the door may have come for the
+        new one; a new epoch ends all streams."""
         if incarnation > self.incarnation:
             self.incarnation = incarnation
-            self._close_all_outside()
+            self._close_attached()
         if epoch > self.epoch:
             self.epoch = epoch
             for pump in self._anchors.values():
@@ -119,11 +122,10 @@ class Rider:
             self._anchors[anchor] = pump
         return self._anchors[anchor]
 
-    def _close_all_outside(self, last: LineSocket | None = None) -> None:
+    def _close_attached(self, last: LineSocket | None = None) -> None:
         """`last`: whose end of file tells the agent that everything else is closed."""
         for pump in self._anchors.values():
             pump.detach()
-        self._door.hang_up()
         agents, self._agents = self._agents, []
         for agent in sorted(agents, key=lambda agent: agent is last):
             agent.close()
@@ -143,8 +145,13 @@ class Rider:
             target[len("tcp:") :],
             self._spool.backlog(),
             running=lambda: self.program.running,
-            park=self._parked.append,
+            park=self._park,
         )
+
+    def _park(self, reach: Reach) -> None:
+        """It goes on when a program starts."""
+        self._parked = [parked for parked in self._parked if parked.open]
+        self._parked.append(reach)
 
     def _take_front(self, pump: Pump, number: int) -> None:
         def gone(_reason: str) -> None:
@@ -194,7 +201,8 @@ class Rider:
 
     def _do_hang_up(self, control: Control, _message: dict[str, Any]) -> None:
         assert isinstance(control, LineSocket)
-        self._close_all_outside(control)
+        self._door.hang_up()
+        self._close_attached(control)
 
     def _do_answer(self, _control: Control, message: dict[str, Any]) -> None:
         self._verbs.answer(message["verb"], bool(message["ok"]), message.get("body", {}))

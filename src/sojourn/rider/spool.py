@@ -19,10 +19,6 @@ class Spool:
         self.on_disk = 0
         self._backlogs = 0
 
-    @property
-    def full(self) -> bool:
-        return self.in_memory >= self.memory_bytes and self.on_disk >= self.disk_bytes
-
     def backlog(self) -> Backlog:
         self._backlogs += 1
         return Backlog(self, os.path.join(self.folder, f"backlog-{self._backlogs}"))
@@ -46,7 +42,9 @@ class Backlog:
 
     @property
     def full(self) -> bool:
-        return self._spool.full or bool(self._last)
+        spool = self._spool
+        beyond_memory = self._file >= 0 or spool.in_memory >= spool.memory_bytes
+        return bool(self._last) or (beyond_memory and spool.on_disk >= spool.disk_bytes)
 
     def add(self, data: bytes) -> None:
         """Keep `data`, whose bounds the caller has checked with `full`: a little more than they allow is kept."""

@@ -53,6 +53,10 @@ class Pipe:
     def open(self) -> bool:
         return self.pump.pipes.get(self.number) is self
 
+    def stream_reset(self, reason: str) -> None:
+        """This stream alone is gone, by the other end."""
+        self.closed(reason)
+
     def leave(self) -> None:
         """Hear no more of the pump."""
         if self.open:
@@ -198,7 +202,7 @@ class Pump:
 
     def _stream_reset(self, event: StreamReset) -> None:
         if pipe := self.pipes.pop(event.stream, None):
-            pipe.closed(event.reason)
+            pipe.stream_reset(event.reason)
 
     def _tunnel_reset(self, event: TunnelReset) -> None:
         pipes, self.pipes = self.pipes, {}

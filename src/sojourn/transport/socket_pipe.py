@@ -34,9 +34,11 @@ _PIECES = 64
 class SocketPipe(Pipe):
     """What is read from the socket goes to the stream and the other way round; each end's end is passed on.
 
-    When the tunnel takes no more: without a backlog the socket is not read (its writer has to wait). With one, bytes
-    go there; when that is full too, the socket is not read while the tunnel is connected, and cut off while it is
-    away: its writer may be one that drops what it can't write, and what is dropped in silence nobody can be told of.
+    When the tunnel takes no more: without a backlog the socket is not read; its writer has to wait. With one, a reader
+    at the other end that takes nothing makes the writer wait too, as it would without a tunnel between them. What is
+    the tunnel's own fault is not the writer's business, which may be one that drops what it can't write: while the
+    tunnel is slow or away bytes go to the backlog, and when that is full the socket is not read (slow), or cut off
+    (away), for what is dropped in silence nobody can be told of.
     """
 
     def __init__(
@@ -134,9 +136,10 @@ class SocketPipe(Pipe):
                 return
 
     def _may_read(self) -> bool:
+        end = self.pump.end
         if self._backlog is None:
-            return self.pump.end.room(self.number) > 0
-        return not self._backlog.full or self.pump.end.state != CARRYING
+            return end.room(self.number) > 0
+        return end.state != CARRYING or (end.room(self.number, urgent=True) > 0 and not self._backlog.full)
 
     def _forward(self, data: bytes, room: int) -> None:
         if room:

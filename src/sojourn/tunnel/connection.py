@@ -52,15 +52,21 @@ _JOIN_BYTES = 4096
 """Up to here copying a payload to its header costs less than a piece of its own."""
 
 
+def _draw() -> int:
+    return int.from_bytes(os.urandom(7), "big")
+
+
 class TunnelEnd:
     """What both ends share. Bytes come in by `buffer` and `arrived`, go out by `outgoing` and `sent`."""
 
-    def __init__(self, session: str, anchor: str) -> None:
+    def __init__(self, session: str, anchor: str, draw: Callable[[], int] = _draw) -> None:
+        """`draw()` gives numbers that come up once only."""
         self.session = session
         self.anchor = anchor
         self.incarnation = 0
         self.epoch = -1
-        self.birth = 0
+        self._draw = draw
+        self.birth = draw()
         self.state = AWAY
         self.streams: dict[int, Stream] = {}
         self.outbox = Outbox()
@@ -226,7 +232,7 @@ class TunnelEnd:
 
     def _start_from_zero(self, reason: str) -> list[Event]:
         had_streams = bool(self.streams)
-        self.birth = 0
+        self.birth = self._draw()
         self.streams.clear()
         self.outbox = Outbox()
         self.received = self._acknowledged = self._last_stream = 0
@@ -366,14 +372,8 @@ class RiderEnd(TunnelEnd):
 class AnchorEnd(TunnelEnd):
     """The near end: opens streams, and decides whether they go on."""
 
-    def __init__(
-        self, session: str, anchor: str, draw: Callable[[], int] = lambda: int.from_bytes(os.urandom(7), "big") + 1
-    ) -> None:
-        super().__init__(session, anchor)
-        self._draw = draw
-        self.birth = draw()
-        self._offered = False
-        """Whether a rider may have taken up this birth, and what was sent under it."""
+    _offered_to: int | None = None
+    """The birth of the rider that was offered this one's: it may have taken it up, and what was sent under it."""
 
     def open(self, target: str) -> int:
         """Open a stream to `target` inside the sandbox; returns its number."""
@@ -391,14 +391,12 @@ class AnchorEnd(TunnelEnd):
                 self._resume(hello)
             except TunnelFailed as failure:
                 events += self._start_from_zero(failure.message)
-        elif self._offered:
+        elif self._offered_to not in (None, hello.birth):
             events += self._start_from_zero("The rider has lost its end of the tunnel.")
+        self._offered_to = hello.birth
         self._greet()
-        self._offered = True
         return events
 
     def _start_from_zero(self, reason: str) -> list[Event]:
-        events = super()._start_from_zero(reason)
-        self.birth = self._draw()
-        self._offered = False
-        return events
+        self._offered_to = None
+        return super()._start_from_zero(reason)

@@ -55,9 +55,9 @@ _CREDIT = struct.Struct("!I")
 class Hello:
     """The first frame of each end on each connection; the rider speaks first, the anchor decides.
 
-    `birth` numbers one start from zero: the anchor draws it, the rider repeats what it last heard (0: it has never
-    heard one, or was reset since). `received`: the position up to which this end has everything. `kept`, `end`: the
-    range of positions from which it can go on sending.
+    `birth` numbers one start from zero: the anchor draws it, the rider repeats what it last heard, or says a number of
+    its own while it has heard none since its start or its last reset. `received`: the position up to which this end has
+    everything. `kept`, `end`: the range of positions from which it can go on sending.
     """
 
     __slots__ = ("anchor", "birth", "end", "epoch", "incarnation", "kept", "received", "session", "version")

@@ -188,7 +188,9 @@ class CriuArrival(Arrival):
     def _passed_folder(self, meeting: Lines, stack: contextlib.ExitStack) -> Path:
         """The source's own folder of images: on one machine nothing has to be copied."""
         if not meeting.pump():
-            raise MoveFailed("The source of the move is gone before it handed over the images.", "Is its agent running?")
+            raise MoveFailed(
+                "The source of the move is gone before it handed over the images.", "Is its agent running?"
+            )
         (number,) = meeting.take()
         stack.callback(os.close, number)
         return Path(f"/proc/self/fd/{number}")
@@ -254,14 +256,17 @@ class CriuArrival(Arrival):
 
     def _let_go(self) -> None:
         """Of the address spaces: only when all is filled, or nobody is left in them."""
+        if self._pager:
+            self._pager.kill()
+        self._close_descriptors()
+        images.remove(self._folder)
+
+    def _close_descriptors(self) -> None:
         for number in self._userfaults:
             os.close(number)
         self._userfaults.clear()
-        if self._pager:
-            self._pager.kill()
         if self._agent_line:
             self._agent_line.close()
-        images.remove(self._folder)
 
     # ── inside ──
 

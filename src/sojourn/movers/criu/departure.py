@@ -16,6 +16,7 @@ from sojourn.movers import connections
 from sojourn.movers.base import Departure, Facts, HangUp, Link, Note, Tell
 from sojourn.movers.criu import images
 from sojourn.movers.criu.service import NETWORK_KEY, Criu, Places, memory_folder
+from sojourn.movers.criu.shared_files import forget_sizes
 from sojourn.movers.inspection import inspect
 from sojourn.movers.pager.lines import MOST_DESCRIPTORS, Lines
 from sojourn.movers.pager.supply import open_memory
@@ -133,7 +134,9 @@ class CriuDeparture(Departure):
         ours, theirs = socket.socketpair()
         numbers = [theirs.fileno(), *(connection.fileno() for connection in pages)]
         with theirs:
-            self._page_source = start_module("sojourn.movers.pager.source", map(str, numbers), numbers, self._folder)
+            self._page_source = start_module(
+                "sojourn.movers.pager.source", [str(number) for number in numbers], numbers, self._folder
+            )
         return Lines(stack.enter_context(ours))
 
     def _send_layer_ahead(self, parcels: Parcels) -> Index:
@@ -187,6 +190,7 @@ class CriuDeparture(Departure):
         self._mark("dumped")
         # From here on neither the end of CRIU nor a thaw of the box lets anything run.
         sandbox.hold()
+        forget_sizes(self._folder, sandbox.binds)
 
     def _send_session(self, parcels: Parcels, meeting: Lines | None) -> None:
         sandbox, sizes = self._sandbox, images.image_sizes(self._folder)

@@ -34,16 +34,16 @@ def contents(folder: Path, sizes: dict[str, int]) -> Iterator[bytes]:
 def receive(folder: Path, sizes: dict[str, int], parcels: Parcels) -> int:
     """Write what `contents` gave; returns the bytes. Raises MoveFailed when it does not come out even."""
     stream = parcels.receive_stream()
-    left = memoryview(b"")
+    left = b""
     for name, size in sizes.items():
         with (folder / Path(name).name).open("wb", buffering=0) as file:
             while size:
                 if not left:
-                    left = memoryview(next(stream, b""))
+                    left = next(stream, b"")
                     if not left:
                         raise MoveFailed(f"CRIU's image {name} did not come whole.")
-                written = file.write(left[:size])
-                size, left = size - written, left[written:]
+                part, left = left[:size], left[size:]
+                size -= file.write(part)
     if left or next(stream, None):
         raise MoveFailed("More of CRIU's images came than was announced.")
     return sum(sizes.values())

@@ -87,8 +87,8 @@ class Criu:
         return self._process.pid
 
     def dump(self, root_pid: int, *, lazy: bool, freezer: Path, external: Sequence[str]) -> None:
-        """Write the images of a frozen tree of tasks. Returns with the tasks still stopped by CRIU, which is to be told to
-        `let_go`; whatever is to keep them from running must be done before. `lazy`: without the pages.
+        """Write the images of a frozen tree of tasks. Returns with the tasks still stopped by CRIU, which is then to be
+        told to `let_go`; what is to keep them from running must be done before. `lazy`: without the pages.
 
         Raises CriuFailed; then the tasks stand as they stood before.
         """

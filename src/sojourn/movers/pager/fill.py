@@ -81,7 +81,10 @@ class Fill:
         self.spaces: dict[int, Space] = {}
         """By the number of their descriptor."""
         self._supplies = {True: urgent, False: bulk}
-        self._free = {True: [Buffer(AROUND) for _ in range(URGENT_BUFFERS)], False: [Buffer() for _ in range(BULK_ORDERS)]}
+        self._free = {
+            True: [Buffer(AROUND) for _ in range(URGENT_BUFFERS)],
+            False: [Buffer() for _ in range(BULK_ORDERS)],
+        }
         self._landings: dict[Order, Landing] = {}
         self._arrived: dict[bool, deque[Landing]] = {True: deque(), False: deque()}
         self._cursor: tuple[Space, int] | None = None
@@ -261,5 +264,6 @@ class Fill:
             self.dropped_bytes += space.cut(0, 1 << 64)  # the task is gone, and its memory with it
             return False
         raise MoveFailed(
-            f"The page at {address:#x} can't be filled in: {os.strerror(failed)}.", "The session goes back to its source."
+            f"The page at {address:#x} can't be filled in: {os.strerror(failed)}.",
+            "The session goes back to its source.",
         )

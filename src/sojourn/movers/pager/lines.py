@@ -36,7 +36,7 @@ class Lines:
     def pump(self) -> bool:
         """Take in what has come, waiting if nothing has; False at the end."""
         try:
-            text, descriptors, _, _ = socket.recv_fds(self.connection, 65536, MOST_DESCRIPTORS)
+            text, descriptors, _, _ = socket.recv_fds(self.connection, 65536, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return False
         self._text += text

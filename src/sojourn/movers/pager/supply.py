@@ -91,9 +91,6 @@ class Supply(ABC):
     @abstractmethod
     def order(self, order: Order) -> None: ...
 
-    def close(self) -> None:
-        """Let go of descriptors and threads; orders not brought by then never are."""
-
     def _bring(self, order: Order) -> None:
         self.tray.append(order)
         os.eventfd_write(self._bell, 1)
@@ -141,10 +138,6 @@ class RemoteSupply(Supply):
             # The receiving thread sees the same end, and may or may not have told of this order.
             order.failure = failed
             self._bring(order)
-
-    def close(self) -> None:
-        for connection, _ in self._lines:
-            connection.close()
 
     def _receive(self, connection: socket.socket, waiting: deque[Order]) -> None:
         head = bytearray(ANSWER.size)

@@ -2,15 +2,19 @@
 
     python -m sojourn.movers.pager.target FOLDER
 
-FOLDER is where CRIU works; `lazy-pages.socket` is made there (the name is CRIU's), and `pager.socket`, at which the agent,
-and after a crash its successor, attaches. One JSON line is one message. From the agent, when the source is there: either
-`{"do": "connections", "count": n}` with connections to the page source, one for faults and the rest for the bulk, or
-`{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory. `{"do": "begin"}` when CRIU's images are there. To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself,
-`{"event": "restored"}`, `{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
-is first told everything again.
+FOLDER is where CRIU works; `lazy-pages.socket` is made there (the name is CRIU's), and `pager.socket`, at which the
+agent, and after a crash its successor, attaches. One JSON line is one message.
 
-CRIU's side of the protocol (criu/uffd.c): on one connection, for each task its PID in the sandbox (int32, negative for a
-zombie) and then one byte with the userfaultfd; at the end the number 0x52535446.
+From the agent: first either `{"do": "connections", "count": n}` with connections to the page source, one for faults and
+the rest for the bulk, or `{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory; then
+`{"do": "begin"}` when CRIU's images are there.
+
+To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself, `{"event": "restored"}`,
+`{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches is first
+told everything again.
+
+CRIU's side of the protocol (criu/uffd.c): on one connection, for each task its PID in the sandbox (int32, negative for
+a zombie) and then one byte with the userfaultfd; at the end the number 0x52535446.
 """
 
 from __future__ import annotations
@@ -64,8 +68,8 @@ class Target:
             busy = working and self._fill is not None and self._fill.has_work
             for key, _ in self._selector.select(0 if busy else None):
                 key.data()
-            if working and self._fill:
-                self._guarded(lambda: self._go_on(self._fill))
+            if working:
+                self._guarded(self._go_on)
 
     def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
@@ -82,7 +86,9 @@ class Target:
             self._unwatch_spaces()
             self._tell({"event": "stumbled", "error": failed.to_wire()})
 
-    def _go_on(self, fill: Fill) -> None:
+    def _go_on(self) -> None:
+        fill = self._fill
+        assert fill
         fill.step()
         now = time.monotonic()
         if fill.done:
@@ -187,7 +193,7 @@ class Target:
         if len(said) == 4 and task < 0:
             return  # a zombie has no memory
         if len(said) == 4 and task != _RESTORED:
-            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
             self._add(descriptors[0], task)
             return
         self._selector.unregister(connection.fileno())

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from sojourn.database import Database, Node, Token, Verb, sqlite_url, tables
+from sojourn.database import queries as ask
+from sojourn.errors import Busy, Invalid, Unauthorized
+from sojourn.lifecycle import Move, Session
+from sojourn.model import (
+    Capabilities,
+    Load,
+    MovePhase,
+    MoveReport,
+    NodeStatus,
+    NodeView,
+    Program,
+    Resources,
+    SessionSpec,
+    SessionStatus,
+)
+
+SPEC = SessionSpec(name="s", program=Program(argv=("python",), env={"A": "1"}), files={"/c.json": "{}"})
+SESSION = Session("a" * 32, "s", "ada", SPEC, 1.5, "here")
+MOVE = Move("m", "here", "there", "lazy", 1, 2, 2.5)
+TOKEN = Token("t", "join", "nodes", "0" * 64, False, 1.0, uses_left=1)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    found = Database(sqlite_url(tmp_path / "sojourn.db"))
+    yield found
+    found.close()
+
+
+def moved() -> Session:
+    return replace(
+        SESSION,
+        status=SessionStatus.MOVING,
+        issued=2,
+        deadline=9.0,
+        away=frozenset({"here"}),
+        stopping=frozenset({"there"}),
+        move=replace(MOVE, report=MoveReport(frozen_s=0.5, connections_reset=("tcp x",)), error={"code": "x"}),
+    )
+
+
+def test_the_migrations_make_the_tables(database: Database) -> None:
+    with database.transaction() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_a_session_comes_back_as_it_was_written(database: Database) -> None:
+    with database.transaction(lasting=True) as connection:
+        ask.save_session(connection, None, SESSION)
+    with database.transaction() as connection:
+        ask.save_session(connection, SESSION, moved())
+        assert ask.session(connection, SESSION.id) == moved()
+        assert ask.living_sessions(connection) == [moved()]
+        assert ask.moves(connection) == [(SESSION.id, moved().move)]
+        assert ask.move(connection, "m") == (SESSION.id, moved().move)
+    again = replace(moved(), move=replace(MOVE, id="m2", phase=MovePhase.FILLING, sent=True))
+    with database.transaction() as connection:
+        ask.save_session(connection, moved(), again)
+        assert ask.session(connection, SESSION.id) == again
+        assert len(ask.moves(connection)) == 2
+
+
+def test_what_has_ended_is_forgotten_in_time_but_not_what_may_come_back(database: Database) -> None:
+    ended = replace(SESSION, id="b" * 32, status=SessionStatus.STOPPED, ended_at=5.0)
+    lost = replace(SESSION, id="c" * 32, status=SessionStatus.LOST, ended_at=5.0)
+    with database.transaction() as connection:
+        for session in (SESSION, ended, lost):
+            ask.save_session(connection, None, session)
+        assert ask.living_sessions(connection) == [SESSION]
+        ask.prune(connection, before=4.0)
+        assert len(ask.all_sessions(connection)) == 3
+        ask.prune(connection, before=6.0)
+        assert {session.id[0] for session in ask.all_sessions(connection)} == {"a", "c"}
+
+
+def test_a_transaction_that_fails_changes_nothing(database: Database) -> None:
+    with suppress(ZeroDivisionError), database.transaction() as connection:
+        ask.save_session(connection, None, SESSION)
+        raise ZeroDivisionError
+    with database.transaction() as connection:
+        assert ask.all_sessions(connection) == []
+
+
+def test_nodes_are_offline_in_the_database(database: Database) -> None:
+    view = NodeView(
+        id="n",
+        name="here",
+        status=NodeStatus.ONLINE,
+        capacity=Resources(cores=1, memory_bytes=1),
+        capabilities=Capabilities(
+            os="linux", arch="x", kernel="6", python="3", sojourn="0", machine_id="m", root_id="r"
+        ),
+        load=Load(),
+        seen_at=1.0,
+    )
+    node = Node(view, "f" * 64, "0" * 64)
+    with database.transaction() as connection:
+        ask.save_node(connection, node)
+        ask.save_node(connection, replace(node, key="1" * 64))
+        (found,) = ask.nodes(connection)
+    assert (found.key, found.view.status) == ("1" * 64, NodeStatus.OFFLINE)
+
+
+def test_a_join_token_is_spent_once(database: Database) -> None:
+    with database.transaction() as connection:
+        ask.add_token(connection, TOKEN)
+        ask.spend_token(connection, TOKEN)
+        with pytest.raises(Unauthorized):
+            ask.spend_token(connection, TOKEN)
+        assert not ask.token_by_hash(connection, "0" * 64).valid(2.0)  # type: ignore[union-attr]
+        assert ask.revoke_token(connection, "t")
+        assert not ask.revoke_token(connection, "t")
+
+
+def test_a_verb_is_written_down_once(database: Database) -> None:
+    verb = Verb("s", "v", "move", {"to": "there"}, 1.0)
+    with database.transaction() as connection:
+        assert ask.add_verb(connection, verb)
+        assert not ask.add_verb(connection, replace(verb, name="where"))
+        ask.update_verb(connection, verb, ok=True, body={"node": "there"})
+        assert ask.verb(connection, "s", "v") == replace(verb, ok=True, body={"node": "there"})
+
+
+def test_one_controller_at_a_time(database: Database) -> None:
+    with pytest.raises(Busy, match="Another controller"):
+        Database(database.url)
+
+
+def test_an_address_that_is_none() -> None:
+    with pytest.raises(Invalid):
+        Database("nonsense")
+
+
+def test_the_file_is_private_and_everything_is_still_there_later(tmp_path: Path) -> None:
+    path = tmp_path / "sojourn.db"
+    first = Database(sqlite_url(path))
+    with first.transaction() as connection:
+        ask.save_session(connection, None, SESSION)
+    first.close()
+    assert path.stat().st_mode & 0o077 == 0
+    second = Database(sqlite_url(path))
+    with second.transaction() as connection:
+        assert ask.living_sessions(connection) == [SESSION]
+    second.close()
