@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from jupyter_client.blocking import BlockingKernelClient
 
 import sojourn
 from bench.listener import Listener
@@ -26,6 +27,14 @@ def move_on(sojourner: sojourn.Client, session: str, **options: Any) -> Any:
     return sojourner.move(session, other(sojourner.session(session).node), **options)
 
 
+def another_client(manager: Any) -> Any:
+    """As a second program attaches. (`manager.client()` would share the first one's ZeroMQ identity, and deafen it.)"""
+    client = BlockingKernelClient()
+    client.load_connection_file(manager.connection_file)
+    client.start_channels()
+    return client
+
+
 def reply_to(client: Any, request: str, timeout: float = 20) -> dict[str, Any]:
     """The shell reply to a request; those to earlier requests are passed over."""
     while True:
@@ -39,8 +48,7 @@ def test_every_line_comes_once_and_in_order_to_two_clients(
     sojourner: sojourn.Client, kernel: tuple[Any, Any], strategy: str, moves: int
 ) -> None:
     manager, client = kernel
-    second = manager.client()
-    second.start_channels()
+    second = another_client(manager)
     second.wait_for_ready(timeout=30)
     session = session_of(manager)
     request = client.execute(

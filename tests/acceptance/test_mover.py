@@ -34,7 +34,7 @@ PAGES = 40_000
 """160 MB: small enough to be quick, large enough to be killed half-way."""
 
 HEAP = """
-import ctypes, mmap, os, socket, struct, sys, time
+import ctypes, mmap, os, socket, struct, sys, threading, time
 pages, children, trouble = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 heap = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for page in range(pages):
@@ -52,6 +52,17 @@ for child in range(children):
     if os.fork() == 0:
         while True:
             time.sleep(1)
+if trouble.startswith("connect "):
+    host, port = trouble.split()[1:]
+    outside = socket.create_connection((host, int(port)))
+    def wait_outside():
+        try:
+            said = repr(outside.recv(10))
+        except OSError as failed:
+            said = type(failed).__name__
+        with open("outside", "w") as file:
+            file.write(said)
+    threading.Thread(target=wait_outside).start()
 lines = os.open("lines", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 count = 0
 while True:
@@ -355,6 +366,31 @@ def test_the_end_of_the_link_before_all_was_sent_leaves_the_session_running(grou
     assert runs(here)
     assert memory_of(here) == RIGHT
     assert left_in_memory(move) == []
+
+
+def address_of_this_machine() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probing:
+        try:
+            probing.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but the loopback")
+        return str(probing.getsockname()[0])
+
+
+def test_connections_to_the_outside_are_reset_and_named(ground: Ground) -> None:
+    with socket.create_server((address_of_this_machine(), 0)) as server:
+        host, port = server.getsockname()
+        try:
+            here, there = ground.running(trouble=f"connect {host} {port}"), ground.sandbox("there")
+        except AssertionError:
+            pytest.skip("sandboxes have no way outside here")
+        move = Move(here, there, "lazy")
+        move.run()
+        move.departure.commit()
+        assert move.named(SessionThawed).report.connections_reset == (f"tcp {host}:{port}",)
+        until((there.files.upper / "var/heap/outside").exists)
+        until(lambda: "Connection" in (there.files.upper / "var/heap/outside").read_text(), 2)
+        assert memory_of(there) == RIGHT
 
 
 def test_a_new_agent_at_the_target_goes_on_with_the_fill(ground: Ground) -> None:

@@ -1,4 +1,4 @@
-"""A session's TCP connections: which lead outside, and mending those that CRIU left in repair.
+"""A session's TCP connections: which lead outside and are reset by a move, and mending those CRIU left in repair.
 
 CRIU reads a connection's queues with the socket "in repair" and takes it out again when it ends in good order. We end
 it by SIGKILL, so a session that goes on where it was needs its sockets taken out of repair by us.
@@ -20,6 +20,7 @@ from typing import Any
 _TCP_REPAIR = 19
 _ESTABLISHED_TO_CLOSING = frozenset({1, 2, 3, 4, 5, 8, 9, 11})
 _SYS_PIDFD_GETFD = 438
+_NETLINK_SOCK_DIAG, _SOCK_DESTROY, _REQUEST_AND_ACKNOWLEDGE = 4, 21, 5
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -70,6 +71,25 @@ def _address(field: str) -> tuple[str, int]:
     packed = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
     mapped = getattr(packed, "ipv4_mapped", None)
     return str(mapped or packed), int(port, 16)
+
+
+def reset(connections: Iterable[Connection]) -> None:
+    """End connections of this thread's network namespace, so that whoever waits on one gets an error at once
+    (SOCK_DESTROY, sock_diag(7)). One that is gone already is passed over."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as line:
+        for connection in connections:
+            line.send(_destroy(connection))
+            line.recv(4096)
+
+
+def _destroy(connection: Connection) -> bytes:
+    addresses = [ipaddress.ip_address(host).packed for host in (connection.local[0], connection.peer[0])]
+    family = socket.AF_INET if len(addresses[0]) == 4 else socket.AF_INET6
+    body = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
+    body += struct.pack("!HH", connection.local[1], connection.peer[1])
+    body += b"".join(address.ljust(16, b"\0") for address in addresses)
+    body += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    return struct.pack("=IHHII", 16 + len(body), _SOCK_DESTROY, _REQUEST_AND_ACKNOWLEDGE, 1, 0) + body
 
 
 def end_repair(pids: Iterable[int]) -> int:

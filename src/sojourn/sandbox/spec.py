@@ -34,7 +34,7 @@ BOOT = "; ".join(
 )
 """`PYTHON rider.pyz CONFIG`, with what it says kept inside: CRIU refuses a tree that has a file of the node open."""
 
-SPOOL_MEMORY_BYTES = 4 << 20
+SPOOL_MEMORY_BYTES = 1 << 20
 SPOOL_DISK_BYTES = 256 << 20
 
 CAPABILITIES = (

@@ -16,7 +16,7 @@ from sojourn.errors import MoveFailed, SojournError, from_wire
 from sojourn.model import MoveReport, Strategy
 from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
-from sojourn.movers.connections import Connection
+from sojourn.movers.connections import Connection, reset
 from sojourn.movers.criu import images
 from sojourn.movers.criu.departure import PAGE_CONNECTIONS, boot_id
 from sojourn.movers.criu.service import NETWORK_KEY, Criu, Places, memory_folder
@@ -204,15 +204,21 @@ class CriuArrival(Arrival):
         if self._paged:
             self._to_pager({"do": "begin"})
         external = [f"mnt[{bind}]:{sandbox.outside_of(bind)}" for bind in self._binds]
-        fill_first = self._await_fill if self._paged and self._strategy == "copy" else _nothing
-        root = criu.restore(sandbox.files.root, lazy=self._paged, external=external, before_thaw=fill_first)
+        outside = [Connection.from_wire(one) for one in session["outside"]]
+
+        def before_thaw() -> None:
+            if self._paged and self._strategy == "copy":
+                self._await_fill()
+            if outside:
+                sandbox.network.run(lambda: reset(outside))
+
+        root = criu.restore(sandbox.files.root, lazy=self._paged, external=external, before_thaw=before_thaw)
         frozen = time.monotonic() - zero
         with self._lock:
             self._check_wanted()
             sandbox.adopt(root)
             self.thawed = True
-        outside = tuple(str(Connection.from_wire(one)) for one in session["outside"])
-        self._mark("thawed", zero, self._report.timeline, frozen_s=frozen, connections_reset=outside)
+        self._mark("thawed", zero, self._report.timeline, frozen_s=frozen, connections_reset=tuple(map(str, outside)))
         self._note({"phase": "thawed", "report": self._report.model_dump(mode="json")})
         self._tell(SessionThawed(**self._whose(), report=self._report))
 
@@ -309,7 +315,3 @@ class CriuArrival(Arrival):
         if self._same_kernel:
             return float(session["frozen_at"])
         return time.monotonic() - float(session["frozen_for"])
-
-
-def _nothing() -> None:
-    pass

@@ -10,8 +10,8 @@ the rest for the bulk, or `{"do": "memory", "tasks": [task, …]}` with descript
 `{"do": "begin"}` when CRIU's images are there.
 
 To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself, `{"event": "restored"}`,
-`{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches is first
-told everything again.
+`{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
+is first told everything again.
 
 CRIU's side of the protocol (criu/uffd.c): on one connection, for each task its PID in the sandbox (int32, negative for
 a zombie) and then one byte with the userfaultfd; at the end the number 0x52535446.
