@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from typing import Any
+from typing import Any, Literal
 
 from jupyter_client.manager import KernelManager
 
@@ -19,7 +19,7 @@ SETTLE_SECONDS = 0.5
 NODES = ("here", "there")
 
 
-def measure(heap_gb: float, moves: int, strategy: str, peers: bool) -> dict[str, Any]:
+def measure(heap_gb: float, moves: int, strategy: Literal["lazy", "copy", "auto"], peers: bool) -> dict[str, Any]:
     """One JSON-ready object; see docs/measuring.md for what each figure means."""
     with stack() as sojourner:
         ours = _moves(sojourner, heap_gb, moves, strategy)
@@ -29,7 +29,9 @@ def measure(heap_gb: float, moves: int, strategy: str, peers: bool) -> dict[str,
     return result
 
 
-def _moves(sojourner: sojourn.Client, heap_gb: float, moves: int, strategy: str) -> dict[str, Any]:
+def _moves(
+    sojourner: sojourn.Client, heap_gb: float, moves: int, strategy: Literal["lazy", "copy", "auto"]
+) -> dict[str, Any]:
     manager, client = start_kernel(OURS)
     try:
         session = session_of(manager)
@@ -55,7 +57,9 @@ def _moves(sojourner: sojourn.Client, heap_gb: float, moves: int, strategy: str)
     }
 
 
-def _one_move(sojourner: sojourn.Client, session: str, listener: Listener, strategy: str) -> dict[str, float]:
+def _one_move(
+    sojourner: sojourn.Client, session: str, listener: Listener, strategy: Literal["lazy", "copy", "auto"]
+) -> dict[str, float]:
     """Move to the other node and wait until every page is in; the gap is heard by the client."""
     time.sleep(random.uniform(0.0, SETTLE_SECONDS))
     here = sojourner.session(session).node
@@ -75,7 +79,7 @@ def _one_move(sojourner: sojourn.Client, session: str, listener: Listener, strat
 
 
 def _move_while_summing(
-    sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: str
+    sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: Literal["lazy", "copy", "auto"]
 ) -> dict[str, float]:
     """A move during which the kernel reads its whole heap: the silences after the thaw are those of missing pages."""
     session = session_of(manager)

@@ -70,7 +70,7 @@ STATES = {
     ),
     "pandas frame": (
         "import pandas as pd\nframe = pd.DataFrame({'a': [1, 2, 3]}); groups = iter(frame.groupby('a')); next(groups)",
-        "int(next(groups)[0][0]), int(frame.a.sum())",
+        "int(next(groups)[0]), int(frame.a.sum())",
         "(2, 6)",
     ),
     "ipywidgets": (
