@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jupyter_client.manager import KernelManager
@@ -17,49 +18,74 @@ from sojourn.testing import OURS, end_kernel, execute, session_of, stack, start_
 
 SETTLE_SECONDS = 0.5
 NODES = ("here", "there")
+PEER_TURNS = 3
+Wish = Literal["lazy", "copy", "auto"]
 
 
-def measure(heap_gb: float, moves: int, strategy: Literal["lazy", "copy", "auto"], peers: bool) -> dict[str, Any]:
-    """One JSON-ready object; see docs/measuring.md for what each figure means."""
+def measure(heap_gb: float, moves: int, strategy: Wish, peers: bool) -> dict[str, Any]:
+    """One JSON-ready object; docs/measuring.md says what each figure means. With peers, theirs and ours take turns."""
+    turns = PEER_TURNS if peers else 1
+    batches: list[Batch] = []
+    peer_gaps: dict[str, list[float]] = {name: [] for name in (PEERS if peers else ())}
     with stack() as sojourner:
-        ours = _moves(sojourner, heap_gb, moves, strategy)
-    result = {"bench": "move", "heap_gb": heap_gb, "strategy": strategy, "moves": moves, **ours}
-    if peers:
-        result |= {name: {"gap_s": round(_peer_gap(name, heap_gb), 4)} for name in PEERS}
-    return result
-
-
-def _moves(
-    sojourner: sojourn.Client, heap_gb: float, moves: int, strategy: Literal["lazy", "copy", "auto"]
-) -> dict[str, Any]:
-    manager, client = start_kernel(OURS)
-    try:
-        session = session_of(manager)
-        execute(client, prepare(heap_gb), timeout=600)
-        listener = Listener(client, client.execute("count_aloud()"))
-        time.sleep(1.0)
-        baseline = [_quiet_gap(listener) for _ in range(moves)]
-        rows = [_one_move(sojourner, session, listener, strategy) for _ in range(moves)]
-        manager.interrupt_kernel()
-        listener.ended.wait(10)
-        wrong_pages = int(execute(client, "print(verify())", timeout=600))
-        summing = [_move_while_summing(sojourner, manager, client, strategy) for _ in range(max(1, moves // 3))]
-    finally:
-        end_kernel(manager, client)
+        kernel = start_kernel(OURS)
+        try:
+            execute(kernel[1], prepare(heap_gb), timeout=600)
+            for _ in range(turns):
+                batches.append(_batch(sojourner, *kernel, strategy, -(-moves // turns)))
+                for name, gaps in peer_gaps.items():
+                    gaps.append(_peer_gap(name, heap_gb))
+            summing = [_move_while_summing(sojourner, *kernel, strategy) for _ in range(max(1, moves // 3))]
+        finally:
+            end_kernel(*kernel)
     return {
-        "gap_s": _spread([row["gap_s"] for row in rows]),
-        "baseline_gap_s": round(statistics.median(baseline), 4),
-        **{key: _median(rows, key) for key in ("frozen_s", "filled_s", "image_bytes", "page_bytes")},
-        "filled_s_per_gb": round(_median(rows, "filled_s") / heap_gb, 3),
+        "bench": "move",
+        "heap_gb": heap_gb,
+        "strategy": strategy,
+        **_summary([row for batch in batches for row in batch.moves], heap_gb),
+        "baseline_gap_s": round(statistics.median(gap for batch in batches for gap in batch.quiet_gaps_s), 4),
         "filling_gap_s": _spread([row["gap_s"] for row in summing]),
-        "wrong_pages": wrong_pages + sum(row["wrong_pages"] for row in summing),
-        **listener.faults(),
+        "wrong_pages": sum(batch.wrong_pages for batch in batches) + sum(row["wrong_pages"] for row in summing),
+        **{fault: sum(batch.faults[fault] for batch in batches) for fault in batches[0].faults},
+        **{name: {"gap_s": round(statistics.median(gaps), 4)} for name, gaps in peer_gaps.items()},
     }
 
 
-def _one_move(
-    sojourner: sojourn.Client, session: str, listener: Listener, strategy: Literal["lazy", "copy", "auto"]
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Batch:
+    """Some moves of a kernel that counts aloud all the while."""
+
+    moves: list[dict[str, float]]
+    quiet_gaps_s: list[float]
+    wrong_pages: int
+    faults: dict[str, int]
+
+
+def _batch(sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: Wish, moves: int) -> Batch:
+    session = session_of(manager)
+    listener = Listener(client, client.execute("count_aloud()"))
+    time.sleep(2 * SETTLE_SECONDS)
+    quiet_gaps_s = [_quiet_gap(listener) for _ in range(moves)]
+    rows = [_one_move(sojourner, session, listener, strategy) for _ in range(moves)]
+    manager.interrupt_kernel()
+    listener.ended.wait(10)
+    return Batch(rows, quiet_gaps_s, _wrong_pages(client), listener.faults())
+
+
+def _wrong_pages(client: Any) -> int:
+    return int(execute(client, "print(verify())", timeout=600))
+
+
+def _summary(rows: list[dict[str, float]], heap_gb: float) -> dict[str, Any]:
+    return {
+        "moves": len(rows),
+        "gap_s": _spread([row["gap_s"] for row in rows]),
+        **{key: _median(rows, key) for key in ("frozen_s", "filled_s", "image_bytes", "page_bytes")},
+        "filled_s_per_gb": round(_median(rows, "filled_s") / heap_gb, 3),
+    }
+
+
+def _one_move(sojourner: sojourn.Client, session: str, listener: Listener, strategy: Wish) -> dict[str, float]:
     """Move to the other node and wait until every page is in; the gap is heard by the client."""
     time.sleep(random.uniform(0.0, SETTLE_SECONDS))
     here = sojourner.session(session).node
@@ -79,7 +105,7 @@ def _one_move(
 
 
 def _move_while_summing(
-    sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: Literal["lazy", "copy", "auto"]
+    sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: Wish
 ) -> dict[str, float]:
     """A move during which the kernel reads its whole heap: the silences after the thaw are those of missing pages."""
     session = session_of(manager)
@@ -100,7 +126,7 @@ def _move_while_summing(
     execute(client, "summing.go_on = False; summing.join()")
     return {
         "gap_s": listener.longest_silence(thawed, filled),
-        "wrong_pages": int(execute(client, "print(verify())", timeout=600)),
+        "wrong_pages": _wrong_pages(client),
     }
 
 

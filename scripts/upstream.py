@@ -26,7 +26,7 @@ import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,8 @@ from sojourn.sandbox.mounts import remove_tree
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".upstream"
 EXCEPTIONS = ROOT / "tests" / "upstream_exceptions.toml"
+LONGEST = 420
+"""Seconds that a suite may take."""
 TEST_PACKAGES = ("flaky", "ipywidgets", "pytest-jupyter", "testpath", "xmltodict")
 """What the suites import beyond what is installed; they go into a folder of their own."""
 
@@ -124,11 +126,13 @@ def run_suite(suite: Suite, provisioner: str, environment: Mapping[str, str]) ->
         command = [sys.executable, "-m", "pytest", *suite.files, f"--junitxml={report}", f"--basetemp={scratch}/base"]
         options = "-q -W ignore -o asyncio_default_fixture_loop_scope=function --timeout=120 -p no:cacheprovider "
         options += "--color=no --tb=short --no-showlocals --timeout-method=signal"
-        done = subprocess.run(
-            [*command, *options.split()], cwd=suite.source, env=variables, capture_output=True, text=True
-        )
+        output = Path(scratch) / "output"
+        with output.open("w") as file, suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [*command, *options.split()], cwd=suite.source, env=variables, stdout=file, stderr=file, timeout=LONGEST
+            )
         if not report.exists():
-            print(f"{suite.name}: pytest ended with {done.returncode}\n{indent(done.stdout + done.stderr, 40)}")
+            print(f"{suite.name}: pytest did not end as it should\n{indent(output.read_text(), 40)}")
             return {}
         return read_report(report)
 

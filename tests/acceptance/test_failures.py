@@ -183,7 +183,7 @@ ROWS = {
     "target's pager, restoring": Row(restoring, pager("target"), "stays"),
     "source's agent, restoring": Row(restoring, part("here"), "goes on", ("here",)),
     "controller, restoring": Row(restoring, part("controller"), "goes on", ("controller",)),
-    "network, restoring": Row(restoring, network, "rolled back"),
+    "network, restoring": Row(restoring, network, "stays"),
     "target's agent, filling": Row(filling, part("there"), "goes on", ("there",)),
     "source's agent, filling": Row(filling, part("here"), "goes on", ("here",)),
     "controller, filling": Row(filling, part("controller"), "goes on", ("controller",)),

@@ -300,15 +300,16 @@ def test_the_source_dies_before_it_has_sent() -> None:
 # ── after it was sent: only the law decides ──────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("begun", [sent, filling])
-def test_the_target_is_gone_before_the_source_goes_on(begun: Any) -> None:
+@pytest.mark.parametrize(("begun", "epoch"), [(sent, 1), (filling, 2)])
+def test_the_target_is_gone_before_the_source_goes_on(begun: Any, epoch: int) -> None:
+    """Streams are reset only if clients may have met the copy at the target."""
     story = begun().hear("there", wire.MoveStumbled, side="target", resumed=False)
     assert (story.status, place(story.session)) == (SessionStatus.MOVING, None)
     assert story.instructions() == [("there", "abandon_arrival")]
     story.hear("there", wire.ArrivalAbandoned)
     assert story.instructions() == [("here", "roll_back_move")]
     story.hear("here", wire.MoveRolledBack, incarnation=3)
-    assert (story.status, story.copy, story.phase) == (SessionStatus.RUNNING, ("here", 3, 2), MovePhase.FAILED)
+    assert (story.status, story.copy, story.phase) == (SessionStatus.RUNNING, ("here", 3, epoch), MovePhase.FAILED)
     assert "criu said no" in story.session.reason
 
 
@@ -339,9 +340,18 @@ def test_a_target_that_comes_back_in_time_goes_on() -> None:
     assert story.instructions() == [("here", "commit_move")]
 
 
+def test_a_thaw_that_is_told_while_the_target_is_called_back_counts() -> None:
+    story = sent().hear("here", wire.MoveStumbled, side="source", resumed=False)
+    story.hear("there", wire.SessionThawed, incarnation=2).hear("there", wire.ArrivalAbandoned)
+    story.hear("here", wire.MoveRolledBack, incarnation=3)
+    assert story.copy == ("here", 3, 2)
+
+
 def test_a_target_that_comes_back_empty_handed() -> None:
     story = filling().feed(NodeLeft("there")).feed(NodeReturned("there", ()))
-    assert ("here", "roll_back_move") in story.instructions()
+    assert story.instructions() == [("there", "abandon_arrival")]
+    story.hear("there", wire.ArrivalAbandoned)
+    assert story.instructions() == [("here", "roll_back_move")]
 
 
 def test_a_fill_that_stands_still_is_rolled_back_but_progress_counts() -> None:
@@ -431,7 +441,7 @@ def test_old_news_never_kills_the_copy_in_charge() -> None:
         (departing, held("departing", 1, "m"), held("arriving", 2, "m"), []),
         (departing, held("departed", 1, "m"), held("filling", 2, "m"), []),
         (departing, held("departed", 1, "m"), held("running", 2, "m"), [("here", "commit_move")]),
-        (sent, held("departed", 1, "m"), None, [("there", "abandon_arrival"), ("here", "roll_back_move")]),
+        (sent, held("departed", 1, "m"), None, [("there", "abandon_arrival")]),
         (filling, held("departed", 1, "m"), held("filling", 2, "m"), []),
         (committing, held("departed", 1, "m"), held("running", 2), [("here", "commit_move")]),
     ],

@@ -62,6 +62,7 @@ class Copy:
     prepared: bool = False
     has_images: bool = False
     whole: bool = True
+    epoch: int = 1
 
     @property
     def live(self) -> bool:
@@ -102,6 +103,8 @@ class World(RuleBasedStateMachine):
         self.stopped = False
         self.fenced = False
         """Somebody could not be reached since the last settled moment."""
+        self.met: dict[str, int] = {}
+        """Move -> the epoch in which clients may have met the copy at its target."""
         self.newest = 0
         """What clients have been told: anything older is refused by them."""
         spec = SessionSpec(program=Program(argv=("python",)))
@@ -148,7 +151,7 @@ class World(RuleBasedStateMachine):
     def _PrepareArrival(self, node: Node, asked: wire.PrepareArrival) -> None:  # noqa: N802
         if asked.move in node.over:
             return
-        copy = node.copies.setdefault(asked.incarnation, Copy("arriving", asked.move, whole=False))
+        copy = node.copies.setdefault(asked.incarnation, Copy("arriving", asked.move, whole=False, epoch=asked.epoch))
         copy.prepared = True
         node.journal.append(wire.ArrivalPrepared(move=asked.move, session="s"))
 
@@ -169,6 +172,7 @@ class World(RuleBasedStateMachine):
 
     def _RollBackMove(self, node: Node, asked: wire.RollBackMove) -> None:  # noqa: N802
         node.over.add(asked.move)
+        assert asked.epoch > self.met.get(asked.move, 0), "streams go on from what clients met elsewhere"
         found = node.of(asked.move, "departing", "departed", "running") or next(iter(node.copies.items()), None)
         if found is None:
             node.journal.append(wire.SessionDied(session="s", incarnation=asked.incarnation, reason="not here"))
@@ -240,6 +244,7 @@ class World(RuleBasedStateMachine):
                 self.resume(node, copy)
         elif copy.state == "arriving" and copy.has_images and copy.move:
             copy.state = "filling"
+            self.met[copy.move] = copy.epoch
             node.journal.append(self.arrived(wire.SessionThawed, copy.move, number))
         elif copy.state == "filling" and copy.move and other.of(copy.move, "departed"):
             copy.state, copy.whole = "running", True

@@ -40,7 +40,8 @@ from sojourn.wire import (
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Well below the time after which a controller fences off a target that can't be reached (`Limits.fence_s`, 20 s)."""
 _CLOSE_SECONDS = 1.0
 _WAITING_CASUALS = 256
 

@@ -58,6 +58,8 @@ def thawed(s: Session, node: str, e: wire.SessionThawed, at: Moment) -> Decision
     move = move_of(s, e.move, node, "target")
     if move is None or e.incarnation != move.incarnation:
         return s, _dismiss_arrival(s, e.move, node)
+    if move.phase is MovePhase.ROLLING_BACK:
+        return with_move(s, thawed_at=at.now), []
     if move.phase not in (MovePhase.PREPARING, MovePhase.DEPARTING):
         return s, []
     s = replace(s, status=SessionStatus.FILLING, node=node, incarnation=e.incarnation)
@@ -152,9 +154,10 @@ def roll_back(s: Session, at: Moment, error: SojournError, target_gone: bool = F
     return waiting(s, at), [abandon]
 
 
-def release_source(s: Session, at: Moment) -> Decision:
-    """Nothing of the target counts any more: the source goes on under an incarnation of its own."""
-    s = replace(s, incarnation=s.issued + 1, issued=s.issued + 1, epoch=s.epoch + 1)
+def release_source(s: Session, at: Moment, never_thawed: bool = False) -> Decision:
+    """Nothing of the target counts any more: the source goes on under an incarnation of its own. `never_thawed`: the
+    target has said so, and then nothing has happened that clients could have seen: their streams go on."""
+    s = replace(s, incarnation=s.issued + 1, issued=s.issued + 1, epoch=s.epoch + (not never_thawed))
     s = waiting(with_move(s, abandoned=True), at)
     return s, [go_on_at_source(s)]
 
@@ -163,7 +166,7 @@ def _arrival_abandoned(s: Session, node: str, e: wire.ArrivalAbandoned, at: Mome
     move = move_of(s, e.move, node, "target")
     if move is None or move.phase is not MovePhase.ROLLING_BACK or move.abandoned or node != move.target:
         return s, []
-    return release_source(s, at)
+    return release_source(s, at, never_thawed=move.thawed_at is None)
 
 
 def rolled_back(s: Session, node: str, e: wire.MoveRolledBack, at: Moment) -> Decision:

@@ -133,12 +133,12 @@ def _target_returned(s: Session, move: Move, one: Held | None, at: Moment) -> De
     if move.phase is MovePhase.COMMITTING:
         return (s, []) if one else lose(s, at, f"Node {move.target} came back without it.")
     if move.phase is MovePhase.ROLLING_BACK:
-        if one is None and not move.abandoned:
-            return release_source(s, at)
-        return waiting(s, at), [abandon_arrival(s, move.id, move.target)] if one else []
+        if one and one.state in ("filling", "running"):
+            s = with_move(s, thawed_at=at.now)
+        # It answers in any case, and what it has to tell comes before its answer.
+        return waiting(s, at), [abandon_arrival(s, move.id, move.target)] if one or not move.abandoned else []
     if one is None or (one.state == "arriving" and move.phase is MovePhase.FILLING):
-        lost = SessionLost(f"Node {move.target} came back without what had arrived.")
-        return roll_back(s, at, lost, target_gone=one is None)
+        return roll_back(s, at, SessionLost(f"Node {move.target} came back without what had arrived."))
     known: dict[str, Any] = {"move": move.id, "session": s.id, "incarnation": move.incarnation, "report": MoveReport()}
     if one.state == "running":
         return filled(s, move.target, wire.SessionFilled(**known), at)

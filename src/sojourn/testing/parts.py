@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
@@ -103,9 +104,11 @@ class Parts:
             limits = [word for limit in self._limits.items() for word in ("--limit", "{}={}".format(*limit))]
             self._spawn(name, "sojourn.controller", "--listen", self._address, *limits)
             until(self._answers, "the controller")
+            for node in self.machines.keys() & self._running.keys():
+                until(partial(self._is_online, node), f"node {node}")
         else:
             self._spawn(name, "sojourn.agent", "--controller", f"http://{self._address}", "--name", name)
-            until(lambda: self._is_online(name), f"node {name}")
+            until(partial(self._is_online, name), f"node {name}")
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
@@ -172,7 +175,7 @@ class Parts:
 
     def pagers(self, end: str) -> list[int]:
         """The processes of one end of the pager, `source` or `target`."""
-        return [one.pid for one in self.processes() if f"sojourn.movers.pager.{end}" in one.cmdline()]
+        return [one.pid for one in self.processes() if f"sojourn.movers.pager.{end}" in command_of(one)]
 
     def processes(self) -> list[psutil.Process]:
         """All that the parts have started, and they themselves; not what runs in sandboxes."""
@@ -284,6 +287,13 @@ def _machine() -> subprocess.Popen[bytes]:
     assert machine.stdout
     assert machine.stdout.readline() == b"ready\n"
     return machine
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; nothing for one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def _lies_in(pid: int, namespace: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sojourn.sandbox.cgroups import Hierarchies
 from sojourn.settings import nodes_folder
-from sojourn.testing.parts import Parts
+from sojourn.testing.parts import Parts, command_of
 
 _SIGKILL_PENDING = 1 << 8
 _LOOK_SECONDS = 0.005
@@ -67,7 +67,7 @@ def remains(parts: Parts, session: str) -> list[str]:
         [
             *(f"cgroup {group}" for group in _groups(session)),
             *(f"process {pid} in {name}" for name, pids in copies(session).items() for pid in pids),
-            *(f"process {' '.join(one.cmdline())}" for one in parts.processes() if _is_a_movers(one.cmdline())),
+            *(f"process {' '.join(words)}" for words in map(command_of, parts.processes()) if _is_a_movers(words)),
             *(left for node in parts.machines for left in _on_machine(parts, node, session)),
         ]
     )

@@ -8,11 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sojourn.errors import MoveFailed, SojournError, from_wire
+from sojourn.errors import CriuFailed, MoveFailed, SojournError, from_wire
 from sojourn.model import MoveReport, Strategy
 from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
@@ -118,9 +119,10 @@ class CriuArrival(Arrival):
             else:
                 images.receive(self._folder, session["images"], parcels)
             self._mark("images received", zero, session["marks"], image_bytes=sum(session["images"].values()))
-            self._thaw(criu, session, zero)
-        if self._filled is None:
-            self._await_fill()
+            filling = self._follow_fill(criu) if self._paged else None
+            self._thaw(criu, session, zero, filling)
+        if filling:
+            filling.result()
         self._finish()
 
     def _greet(self, parcels: Parcels, link: Link, stack: contextlib.ExitStack) -> Lines | None:
@@ -199,20 +201,21 @@ class CriuArrival(Arrival):
         timeline = {**before, step: round(time.monotonic() - zero, 4)}
         self._report = self._report.model_copy(update={**more, "timeline": timeline})
 
-    def _thaw(self, criu: Criu, session: dict[str, Any], zero: float) -> None:
+    def _thaw(self, criu: Criu, session: dict[str, Any], zero: float, filling: Future[None] | None) -> None:
         sandbox = self._sandbox
-        if self._paged:
-            self._to_pager({"do": "begin"})
         external = [f"mnt[{bind}]:{sandbox.outside_of(bind)}" for bind in self._binds]
         outside = [Connection.from_wire(one) for one in session["outside"]]
 
         def before_thaw() -> None:
-            if self._paged and self._strategy == "copy":
-                self._await_fill()
+            if filling and self._strategy == "copy":
+                filling.result()
             if outside:
                 sandbox.network.run(lambda: reset(outside))
 
-        root = criu.restore(sandbox.files.root, lazy=self._paged, external=external, before_thaw=before_thaw)
+        try:
+            root = criu.restore(sandbox.files.root, lazy=self._paged, external=external, before_thaw=before_thaw)
+        except CriuFailed as failed:
+            raise (filling.exception() if filling and filling.done() else None) or failed from None
         frozen = time.monotonic() - zero
         with self._lock:
             self._check_wanted()
@@ -223,6 +226,24 @@ class CriuArrival(Arrival):
         self._tell(SessionThawed(**self._whose(), report=self._report))
 
     # ── the fill ──
+
+    def _follow_fill(self, criu: Criu) -> Future[None]:
+        """Have the pages come, and follow that in a thread of its own: CRIU, which needs some of them, waits for ever
+        when they can't."""
+        self._to_pager({"do": "begin"})
+        filling: Future[None] = Future()
+
+        def follow() -> None:
+            try:
+                self._await_fill()
+            except BaseException as failed:
+                filling.set_exception(failed)
+                criu.kill()
+            else:
+                filling.set_result(None)
+
+        threading.Thread(target=follow, name="fill", daemon=True).start()
+        return filling
 
     def _await_fill(self) -> None:
         """Until the pager says that every page is in."""
@@ -304,7 +325,10 @@ class CriuArrival(Arrival):
 
     def _to_pager(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         assert self._agent_line
-        self._agent_line.send(message, descriptors)
+        try:
+            self._agent_line.send(message, descriptors)
+        except OSError as broken:
+            raise MoveFailed(f"The pager of session {self._name} is gone: {broken}", "Move it again.") from broken
 
     def _check_wanted(self) -> None:
         if self._abandoned:

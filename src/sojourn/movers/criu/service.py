@@ -138,6 +138,8 @@ class Criu:
     def kill(self) -> None:
         """End the process, whatever it is doing. Right any number of times."""
         self._socket.close()
+        if self._process.returncode is not None:
+            return  # and its number may be another's by now
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
