@@ -60,3 +60,15 @@ def test_a_hidden_folder_inside_a_shared_one_is_covered() -> None:
 )
 def test_any_name_gives_a_host_name(name: str, host: str) -> None:
     assert specs.hostname(name) == host
+
+
+def test_a_hidden_folder_inside_a_hidden_one_needs_no_mount_of_its_own() -> None:
+    folders = (Mount(path="/tmp"), Mount(path="/tmp/work"), Mount(path="/tmpfoo"))
+    shared = SPEC.model_copy(update={"mounts": folders})
+    hidden = ["/tmp/home/data", "/tmp/home/data/nodes", "/tmp/home/config", "/elsewhere"]
+    assert specs.binds(shared, hidden, "/nothing") == {
+        "/tmp": "/tmp",
+        "/tmpfoo": "/tmpfoo",
+        "/tmp/home/config": "/nothing",
+        "/tmp/home/data": "/nothing",
+    }

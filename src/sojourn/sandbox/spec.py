@@ -152,9 +152,18 @@ def hostname(name: str) -> str:
 def binds(spec: SessionSpec, hidden: Iterable[str], nothing: str) -> dict[str, str]:
     """Folder inside -> folder of the node: the shared folders, and `nothing`, an empty one, over the hidden folders
     that lie in them, where no mask reaches."""
-    shared = [mount.path for mount in spec.mounts if mount.mode == "shared"]
-    covered = [path for path in hidden if any(_is_inside(path, folder) for folder in shared)]
-    return {**{folder: folder for folder in sorted(shared)}, **dict.fromkeys(sorted(covered), nothing)}
+    shared = outermost(mount.path for mount in spec.mounts if mount.mode == "shared")
+    covered = outermost(path for path in hidden if any(_is_inside(path, folder) for folder in shared))
+    return {**{folder: folder for folder in shared}, **dict.fromkeys(covered, nothing)}
+
+
+def outermost(folders: Iterable[str]) -> list[str]:
+    """Without those that lie inside another: a mount in a covered folder would have no place to be restored at."""
+    kept: list[str] = []
+    for folder in sorted(folders):
+        if not any(_is_inside(folder, outer) for outer in kept):
+            kept.append(folder)
+    return kept
 
 
 def _is_inside(path: str, folder: str) -> bool:
