@@ -309,19 +309,27 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _only_one() -> Iterator[None]:
-    """Hold this user's lock: whoever comes second waits, and finds everything started."""
+    """Hold this user's lock: whoever comes second waits, and finds everything started.
+
+    Released in so many words, for a client that forks meanwhile has the open file in its child too.
+    """
     folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder() / "lock").open("a+") as file:
+        file.seek(0)
         if sys.platform == "win32":
             import msvcrt
 
-            file.seek(0)
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            release = partial(msvcrt.locking, file.fileno(), msvcrt.LK_UNLCK, 1)
         else:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            release = partial(fcntl.flock, file, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            release()
 
 
 def _complain(text: str) -> None:

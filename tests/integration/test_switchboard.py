@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -24,6 +25,7 @@ from sojourn.front.connection import Connection, inner_connection
 from sojourn.front.ledger import Ledger
 from sojourn.front.switchboard import Line, Switchboard
 from sojourn.model import MovePhase, MoveView, SessionStatus, SessionView
+from sojourn.transport.socket_pipe import TRUNCATED
 
 pytestmark = pytest.mark.integration
 
@@ -35,6 +37,7 @@ class DirectEnd:
         self.state = "connected"
         self.on_state = on_state
         self.said: list[dict[str, Any]] = []
+        self.on_cut: Callable[[str, str], None] = lambda endpoint, reason: None
         self._program = program
 
     def place(self, place: object) -> None: ...
@@ -398,6 +401,19 @@ def test_a_reset_answers_what_was_pending_once(bench: Bench) -> None:
     assert "node there was lost" in reply["evalue"]
     following = client.execute("1")
     assert client.get_shell_msg(timeout=10)["parent_header"]["msg_id"] == following
+
+
+def test_truncated_output_is_said_in_the_cell_that_printed_it(bench: Bench) -> None:
+    client = bench.client()
+    asked = client.execute("import time; time.sleep(0.5)")
+    _wait_for_input(client, asked)
+    for channel, reason in (("shell", TRUNCATED), ("iopub", "connection refused"), ("iopub", TRUNCATED)):
+        endpoint = bench.switchboard._endpoints[channel]  # type: ignore[index]
+        bench.switchboard._loop.soon(partial(bench.end.on_cut, endpoint, reason))
+    _, heard = finish(client, asked)
+    notices = [message["content"] for message in heard if message["msg_type"] == "stream"]
+    assert [notice["name"] for notice in notices] == ["stderr"]
+    assert "output truncated here" in notices[0]["text"]
 
 
 def _wait_for_input(client: BlockingKernelClient, asked: str) -> None:

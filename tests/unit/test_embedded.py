@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import pytest
@@ -100,6 +102,23 @@ def test_many_at_once_start_it_once(home):
     assert len({each.url for each in found}) == 1
     children = psutil.Process().children()
     assert len([child for child in children if child.status() != psutil.STATUS_ZOMBIE]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_client_that_forks_meanwhile_does_not_keep_the_lock(home):
+    with embedded._only_one():
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        waiting = threading.Thread(target=embedded.ensure, args=(str,), daemon=True)
+        waiting.start()
+        waiting.join(20)
+        assert not waiting.is_alive()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_what_died_is_started_again_at_the_same_address(home):

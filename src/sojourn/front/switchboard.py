@@ -32,6 +32,7 @@ from sojourn.front.messages import Message, Signer, Voice, empty_answer, error_c
 from sojourn.front.sides import Clients, Kernel, Socket, Zone
 from sojourn.model import MovePhase, Place, SessionStatus
 from sojourn.transport.loop import READ, Loop, Timer
+from sojourn.transport.socket_pipe import TRUNCATED
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,9 @@ StateHandler = Callable[[str, str], None]
 
 class NearEnd(Protocol):
     """What the switchboard needs of its anchor (contract 3)."""
+
+    on_cut: Callable[[str, str], None]
+    """Called with the endpoint of a stream that the far side gave up, and why."""
 
     @property
     def state(self) -> str: ...
@@ -139,6 +143,7 @@ class Switchboard:
         self._heart = self._make_heart(line.outer, self._clients)
         self._loop = Loop()
         self._anchor = anchor(self._loop, self._rider_spoke, self._tunnel_changed)
+        self._anchor.on_cut = self._stream_cut
         channels: tuple[Channel, ...] = ("shell", "control", "stdin", "iopub")
         self._endpoints = {
             channel: self._anchor.listen(f"tcp:127.0.0.1:{line.inner.port(channel)}") for channel in channels
@@ -330,8 +335,6 @@ class Switchboard:
 
     def _published(self, frames: Frames) -> None:
         if is_welcome(frames):
-            if self._greeting.welcomed and self._law.current:
-                self._tell(law.Tell(self._law.current, _TRUNCATED))
             self._greeting.welcomed = True
             self._greet()
         else:
@@ -383,6 +386,11 @@ class Switchboard:
             )
         )
         self._anchor.control(self._unheard or {"do": "status"})
+
+    def _stream_cut(self, endpoint: str, reason: str) -> None:
+        """What the kernel printed since is lost, and the clients must not think that there was nothing."""
+        if reason == TRUNCATED and endpoint == self._endpoints["iopub"] and self._law.current:
+            self._tell(law.Tell(self._law.current, _TRUNCATED))
 
     def _change_clients(self, outer: Connection, clients: Clients, heart: Heart) -> None:
         self._unplug()
@@ -532,7 +540,6 @@ class Switchboard:
 
 
 _TRUNCATED = "[output truncated here: more was printed than could be kept while the clients were away]\n"
-"""Only then does a kernel that goes on greet us a second time."""
 
 _NO_REPLY = Unreachable(
     "Sojourn's front was restarted while the cell ran; its reply, and output of that time, are lost.",

@@ -30,6 +30,9 @@ _ROUNDS = 4
 """Reads before other sockets get their turn."""
 _PIECES = 64
 
+TRUNCATED = "output truncated: the clients were away for too long"
+"""The reason with which a stream ends whose backlog is full; the other end can tell it from a refused connection."""
+
 
 class SocketPipe(Pipe):
     """What is read from the socket goes to the stream and the other way round; each end's end is passed on.
@@ -148,7 +151,7 @@ class SocketPipe(Pipe):
         elif self._backlog is not None and not self._backlog.full:
             self._backlog.add(data)
         else:
-            self._cut = "output truncated: the clients were away for too long"
+            self._cut = TRUNCATED
             self._read_up()
 
     def _read_up(self) -> None:

@@ -85,11 +85,11 @@ class CriuArrival(Arrival):
             raise MoveFailed(f"Taking in session {self._name} failed: {failed!r}") from failed
 
     def go_on(self) -> None:
-        if not self._filled and self._pager and self._pager.alive():
+        if self._strategy == "lazy" and not self._filled:
+            if not (self._pager and self._pager.alive()):
+                raise MoveFailed(f"The pager of session {self._name} is gone.", "The session goes back to its source.")
             self._attach()
             self._await_fill()
-        elif self._strategy == "lazy" and not self._filled:
-            raise MoveFailed(f"The pager of session {self._name} is gone.", "The session goes back to its source.")
         self._finish()
 
     def abandon(self) -> None:
