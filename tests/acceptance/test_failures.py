@@ -236,6 +236,7 @@ def test_a_part_that_dies(drill: Drill, name: str) -> None:
         for part_name in row.revive:
             drill.parts.start(part_name)
         drill.parts.go_on()
+        drill.parts.await_nodes()
         drill.await_phase(MovePhase.DONE, MovePhase.FAILED)
         until(lambda: drill.view().status == "running", "the session to run")
     assert drill.view().node == ("there" if row.outcome == "goes on" else "here"), drill.view().reason

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from sojourn import embedded
 from sojourn.jupyter import kernelspec
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
@@ -29,7 +30,7 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         kernelspec.install(prefix=str(folder))
-        kernelspec.offer_left_kernels()
+        kernelspec.offer_left_kernels(embedded.start())
         environment = os.environ | {
             "JUPYTER_PATH": str(folder / "share" / "jupyter"),
             "JUPYTER_RUNTIME_DIR": str(folder),
@@ -39,6 +40,7 @@ class Server:
             "ServerApp.port": str(self.port),
             "ServerApp.root_dir": str(folder),
             "ServerApp.allow_external_kernels": "True",
+            "ServerApp.kernel_manager_class": "sojourn.jupyter.server_kernels.LastingKernels",
             "ServerApp.external_connection_dir": str(kernelspec.connections_folder()),
         }
         argv = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root"]
@@ -113,6 +115,10 @@ def server(tmp_path, sojourner):
     server = Server(tmp_path)
     yield server
     server.end()
+    for view in sojourner.sessions():
+        sojourner.stop(view.id)
+    while sojourner.sessions():
+        time.sleep(0.1)
 
 
 def kernel_on(server: Server) -> str:
@@ -138,12 +144,13 @@ def test_the_browsers_line_stays_open_while_the_kernel_moves(server, sojourner):
     assert heard.split() == [str(number) for number in range(600)]
 
 
-def test_a_kernel_outlives_the_crash_of_its_server(server, sojourner, tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_kernel_outlives_its_server(end, server, sojourner, tmp_path):
     kernel = kernel_on(server)
     with server.channels(kernel) as channels:
         run(channels, "x = 41")
     assert [each["id"] for each in server.http.get("/api/kernels").json()] == [kernel]  # and not a second time
-    server.end(signal.SIGKILL)
+    server.end(end)
     again = Server(tmp_path / "again")
     try:
         deadline = time.monotonic() + PATIENCE
@@ -155,5 +162,3 @@ def test_a_kernel_outlives_the_crash_of_its_server(server, sojourner, tmp_path):
             assert run(channels, "print(x + 1)") == "42"
     finally:
         again.end()
-        for view in sojourner.sessions():
-            sojourner.stop(view.id)

@@ -175,6 +175,16 @@ def test_the_lease_is_renewed_until_the_end(front, manager):
     assert manager.provisioner._over.is_set()
 
 
+async def test_a_kernel_that_is_left_behind_goes_on(front, manager):
+    manager.start_kernel()
+    session = manager.provisioner.session
+    await manager.provisioner.leave_behind()
+    assert session in front.hosted
+    assert not manager.has_kernel
+    manager.shutdown_kernel(now=True)
+    assert front.calls("close") == []
+
+
 def test_needs_are_looked_up_among_the_nodes(front, manager, monkeypatch):
     manager._kernel_spec.metadata["kernel_provisioner"]["config"]["needs"] = "mem>=2G"
     monkeypatch.setattr(module.embedded, "ensure", lambda say=None: SimpleNamespace(url="http://x", token=""))

@@ -53,7 +53,7 @@ def up(
     Jupyter, its kernels; the controller, the nodes and all other sessions go on until `sojourn down`.
     """
     from sojourn import embedded
-    from sojourn.settings import configured_controller, data_folder
+    from sojourn.settings import configured_controller
 
     if elsewhere := configured_controller():
         raise SojournError(
@@ -67,7 +67,10 @@ def up(
     started = embedded.start(node_names(nodes) if nodes else None, say=print)
     _say_where(started)
     if lab:
-        connections = data_folder() / "front" / "connections"
+        from sojourn.jupyter.kernelspec import connections_folder, offer_left_kernels
+
+        offer_left_kernels(started)
+        connections = connections_folder()
         sys.exit(_open_lab(lab_command(port, browser, folder, notebook and notebook.resolve(), connections)))
 
 
@@ -120,6 +123,7 @@ def lab_command(port: int, browser: bool, folder: Path, notebook: Path | None, c
         "--ServerApp.port": str(port),
         "--ServerApp.root_dir": str(folder),
         "--MultiKernelManager.default_kernel_name": "sojourn",
+        "--ServerApp.kernel_manager_class": "sojourn.jupyter.server_kernels.LastingKernels",
         "--ServerApp.allow_external_kernels": "True",
         "--ServerApp.external_connection_dir": str(connections),
     }

@@ -11,8 +11,8 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 
-from sojourn.front.client import front_folder
-from sojourn.settings import write_private
+from sojourn.front.client import ensure, front_folder
+from sojourn.settings import Controller, write_private
 
 NAME = "sojourn"
 
@@ -57,14 +57,16 @@ def connections_folder() -> Path:
     return front_folder() / "connections"
 
 
-def offer_left_kernels() -> int:
+def offer_left_kernels(controller: Controller) -> None:
     """Let a Jupyter Server that starts now list the kernels that live already, those an earlier one left behind too.
 
     It takes notice of connection files that name a kernelspec. The provisioner's do not, else a server would list each
-    of its own kernels twice. Returns how many there are.
+    of its own kernels twice.
     """
-    files = list(connections_folder().glob("kernel-*.json"))
-    for path in files:
-        connection = json.loads(path.read_text())
-        write_private(path, {"kernel_name": NAME} | connection)
-    return len(files)
+    front = ensure(controller)
+    for kernel in front.kernels():
+        if kernel.running:
+            path = connections_folder() / f"kernel-{kernel.session}.json"
+            write_private(path, {"kernel_name": NAME} | kernel.connection)
+        else:
+            front.close(kernel.session)

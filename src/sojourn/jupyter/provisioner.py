@@ -34,6 +34,8 @@ from sojourn.settings import configured_controller
 Answer = TypeVar("Answer")
 FRESH_SECONDS = 0.1
 """How long a kernel that was seen alive is taken for alive: clients ask in bursts, and some right after a signal."""
+LEFT_SECONDS = 7 * 24 * 3600.0
+"""How long a kernel waits for somebody, after the server that left it behind."""
 _IMPORTED_BY = os.getpid()
 
 
@@ -179,6 +181,12 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         if not restart and self.session:
             await self._in_thread(self._leave)
             forget_sockets(self.connection_info)
+
+    async def leave_behind(self) -> None:
+        """Give the kernel up without ending it: whoever has its connection file may go on with it."""
+        self._over.set()
+        await self._in_thread(lambda: self._ask(lambda front: front.lease(self.session, LEFT_SECONDS)))
+        self.session, self._runs = "", False
 
     def _leave(self) -> None:
         """End the session; one that can't be reached now ends when its lease does."""

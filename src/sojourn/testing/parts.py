@@ -104,11 +104,14 @@ class Parts:
             limits = [word for limit in self._limits.items() for word in ("--limit", "{}={}".format(*limit))]
             self._spawn(name, "sojourn.controller", "--listen", self._address, *limits)
             until(self._answers, "the controller")
-            for node in self.machines.keys() & self._running.keys():
-                until(partial(self._is_online, node), f"node {node}")
         else:
             self._spawn(name, "sojourn.agent", "--controller", f"http://{self._address}", "--name", name)
             until(partial(self._is_online, name), f"node {name}")
+
+    def await_nodes(self) -> None:
+        """Until all agents that run have found the controller (again)."""
+        for node in self.machines.keys() & self._running.keys():
+            until(partial(self._is_online, node), f"node {node}")
 
     def kill(self, name: str) -> None:
         """SIGKILL."""

@@ -5,6 +5,7 @@ A supply takes orders from one thread, the one that fills, and lays what it brou
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -15,7 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sojourn.movers.pager.frames import ANSWER, BLOCK, LARGEST, REQUEST, runs
 
@@ -118,38 +119,54 @@ class LocalSupply(Supply):
             self._bring(order)
 
 
+@dataclass(eq=False)
+class Line:
+    """A connection to the page source, and what was asked over it, in order."""
+
+    connection: socket.socket
+    waiting: deque[Order] = field(default_factory=deque)
+    broken: OSError | None = None
+    """Set when no more answers will come."""
+
+
 class RemoteSupply(Supply):
     """The pages come over connections to the page source; several, because one thread can't both read and send."""
 
     def __init__(self, connections: Sequence[socket.socket], bell: int) -> None:
         super().__init__(bell)
-        self._lines = [(connection, deque[Order]()) for connection in connections]
-        for connection, waiting in self._lines:
-            threading.Thread(
-                target=self._receive, args=(connection, waiting), name="remote-supply", daemon=True
-            ).start()
+        self._lines = [Line(connection) for connection in connections]
+        for line in self._lines:
+            threading.Thread(target=self._receive, args=(line,), name="remote-supply", daemon=True).start()
 
     def order(self, order: Order) -> None:
-        connection, waiting = min(self._lines, key=lambda line: len(line[1]))
-        waiting.append(order)
-        try:
-            connection.sendall(REQUEST.pack(order.task, order.address, order.length))
-        except OSError as failed:
-            # The receiving thread sees the same end, and may or may not have told of this order.
-            order.failure = failed
-            self._bring(order)
+        line = min(self._lines, key=lambda line: len(line.waiting))
+        line.waiting.append(order)
+        with contextlib.suppress(OSError):  # the receiving thread sees the same end
+            line.connection.sendall(REQUEST.pack(order.task, order.address, order.length))
+        if line.broken:  # it may have ended before this order came
+            self._give_up(line)
 
-    def _receive(self, connection: socket.socket, waiting: deque[Order]) -> None:
+    def close(self) -> None:
+        for line in self._lines:
+            line.connection.close()
+
+    def _receive(self, line: Line) -> None:
         head = bytearray(ANSWER.size)
         try:
             while True:
-                receive_exactly(connection, memoryview(head))
-                self._take(connection, waiting[0], head)
-                self._bring(waiting.popleft())
+                receive_exactly(line.connection, memoryview(head))
+                self._take(line.connection, line.waiting[0], head)
+                self._bring(line.waiting.popleft())
         except OSError as failed:
-            while waiting:
-                order = waiting.popleft()
-                order.failure = failed
+            line.broken = failed
+            self._give_up(line)
+
+    def _give_up(self, line: Line) -> None:
+        """In either thread."""
+        with contextlib.suppress(IndexError):
+            while True:
+                order = line.waiting.popleft()
+                order.failure = line.broken
                 self._bring(order)
 
     def _take(self, connection: socket.socket, order: Order, head: bytearray) -> None:
