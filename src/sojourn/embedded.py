@@ -58,16 +58,28 @@ def start(nodes: Sequence[str] | None = None, say: Say | None = None, *, sandbox
     what the nodes may make; by default as at the last start, and at the first one "auto".
     """
     with _only_one():
-        memory = _memory()
-        names = tuple(nodes or memory.get("nodes") or default_nodes())
-        memory["sandbox"] = sandbox or memory.get("sandbox", "auto")
-        controller = _controller(memory)
-        started = [name for name in names if _node(memory, name, controller)]
-        if started:
-            views = _wait_for_nodes(controller, memory, names)
-            if not memory.get("told"):
-                (say or _complain)(greeting(views))
-            _remember(memory | {"nodes": list(names), "told": True})
+        return _start(nodes, say, sandbox)
+
+
+def mend() -> None:
+    """Start again what has died since the last start; what was stopped stays so. Cheap when all lives. Raises
+    Unreachable like `start`."""
+    with _only_one():
+        if not all(map(_lives, _memory()["parts"].values())):
+            _start(None, None, None)
+
+
+def _start(nodes: Sequence[str] | None, say: Say | None, sandbox: str | None) -> Controller:
+    memory = _memory()
+    names = tuple(nodes or memory.get("nodes") or default_nodes())
+    memory["sandbox"] = sandbox or memory.get("sandbox", "auto")
+    controller = _controller(memory)
+    started = [name for name in names if _node(memory, name, controller)]
+    if started:
+        views = _wait_for_nodes(controller, memory, names)
+        if not memory.get("told"):
+            (say or _complain)(greeting(views))
+        _remember(memory | {"nodes": list(names), "told": True})
     return controller
 
 

@@ -7,8 +7,10 @@ its memory is right page by page, what the client heard and was told, how many c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,8 +50,8 @@ class Drill:
     def view(self) -> SessionView:
         return self.client.session(self.session)
 
-    def begin_move(self) -> None:
-        self.move = self.client.move(self.session, "there", strategy="lazy", wait="accepted").move.id
+    def begin_move(self, target: str = "there") -> None:
+        self.move = self.client.move(self.session, target, strategy="lazy", wait="accepted").move.id
 
     def phase(self) -> MovePhase:
         return self.client.move_view(self.move).phase
@@ -241,7 +243,7 @@ def test_a_part_that_dies(drill: Drill, name: str) -> None:
         until(lambda: drill.view().status == "running", "the session to run")
     assert drill.view().node == ("there" if row.outcome == "goes on" else "here"), drill.view().reason
     assert doubles == []
-    _the_client_heard(drill, row)
+    _the_client_heard(drill, row.outcome == "rolled back", row.hears_all)
     assert execute(drill.kernel, "verify()") == "0"
     assert len(copies(drill.session)) == 1
     if not drill.parts.alive("there"):
@@ -251,9 +253,52 @@ def test_a_part_that_dies(drill: Drill, name: str) -> None:
     until(lambda: not remains(drill.parts, drill.session), "nothing to be left")
 
 
-def _the_client_heard(drill: Drill, row: Row) -> None:
+MOMENTS_MS = (1, 10, 20, 35, 50, 70, 100)
+
+
+def _move_with_criu_killed(drill: Drill, end: Literal["dump", "restore"], milliseconds: int) -> None:
+    """The move ends; what became of the session is for the caller to see."""
+    gate = drill.parts.gates[end]
+    gate.shut()
+    drill.begin_move("here" if drill.view().node == "there" else "there")
+    pid = until(gate.visitor, "CRIU")
+    gate.open()
+    time.sleep(milliseconds / 1000)
+    with contextlib.suppress(ProcessLookupError):  # it was quicker
+        os.killpg(pid, signal.SIGKILL)
+    drill.await_phase(MovePhase.DONE, MovePhase.FAILED)
+
+
+def test_criu_killed_at_any_moment_of_a_restore_costs_nothing(drill: Drill) -> None:
+    drill.count()
+    with vigil(drill.session) as doubles:
+        for milliseconds in MOMENTS_MS:
+            _move_with_criu_killed(drill, "restore", milliseconds)
+            drill.counts_on()
+    assert doubles == []
+    _the_client_heard(drill, rolled_back=False)
+    assert execute(drill.kernel, "verify()") == "0"
+
+
+def test_criu_killed_at_any_moment_of_a_dump_costs_nothing_in_silence(drill: Drill) -> None:
+    """While CRIU brings code of its own into a task, or takes it out, that task dies with it. Then the session is lost,
+    and everybody is told; it never goes on with damage."""
+    drill.count()
+    for milliseconds in MOMENTS_MS:
+        _move_with_criu_killed(drill, "dump", milliseconds)
+        time.sleep(0.3)
+        if drill.view().status == "lost" or not drill.manager.is_alive():
+            reply = drill.kernel.get_shell_msg(timeout=20)["content"]
+            assert reply["status"] == "error", reply
+            return
+        drill.counts_on()
+    _the_client_heard(drill, rolled_back=False)
+    assert execute(drill.kernel, "verify()") == "0"
+
+
+def _the_client_heard(drill: Drill, rolled_back: bool, all_of_it: bool = True) -> None:
     """Each line once and in order, until the cell is interrupted, or answered because the streams were reset."""
-    if row.outcome == "rolled back":
+    if rolled_back:
         reply = drill.kernel.get_shell_msg(timeout=20)["content"]
         assert reply["status"] == "error"
         assert "earlier moment" in reply["evalue"]
@@ -266,7 +311,7 @@ def _the_client_heard(drill: Drill, row: Row) -> None:
         assert reply["ename"] == "KeyboardInterrupt", reply
     assert drill.counting.ended.wait(20)
     faults = drill.counting.faults()
-    assert faults == {"lost": faults["lost"] if not row.hears_all else 0, "duplicated": 0, "reordered": 0}
+    assert faults == {"lost": 0 if all_of_it else faults["lost"], "duplicated": 0, "reordered": 0}
 
 
 def _is_heard(kernel: Any) -> bool:

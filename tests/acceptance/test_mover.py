@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from sojourn.errors import SojournError
-from sojourn.model import Program, SessionSpec, Strategy
+from sojourn.errors import Incompatible, SojournError
+from sojourn.model import Mount, Program, SessionSpec, Strategy
 from sojourn.movers import arrival, departure, probe, recover_arrival, recover_departure
 from sojourn.movers.criu.arrival import CriuArrival
 from sojourn.movers.criu.departure import CriuDeparture
@@ -174,9 +174,18 @@ class Ground:
         self.rider = str(build_rider(folder / "rider"))
         self.session = uuid.uuid4().hex[:12]
 
-    def sandbox(self, node: str, children: int = 0, trouble: str = "none", pages: int = PAGES) -> RuncSandbox:
+    def sandbox(
+        self,
+        node: str,
+        children: int = 0,
+        trouble: str = "none",
+        pages: int = PAGES,
+        shared: tuple[Path, ...] = (),
+        hidden: tuple[Path, ...] = (),
+    ) -> RuncSandbox:
         program = Program(argv=("/usr/bin/python3", "/var/heap.py", str(pages), str(children), trouble))
-        spec = SessionSpec(program=program, files={"/var/heap.py": HEAP}, sandbox="runc")
+        mounts = tuple(Mount(path=str(folder)) for folder in shared)
+        spec = SessionSpec(program=program, files={"/var/heap.py": HEAP}, sandbox="runc", mounts=mounts)
         plan = SandboxPlan(
             kind="runc",
             node=f"mover-{node}",
@@ -184,6 +193,7 @@ class Ground:
             incarnation=len(self.made) + 1,
             spec=spec,
             rider=self.rider,
+            hidden=tuple(map(str, hidden)),
         )
         made = RuncSandbox(self.folder / f"{node}.{plan.incarnation}", plan)
         self.made.append(made)
@@ -276,6 +286,42 @@ def test_there_and_back(ground: Ground, strategy: Strategy, direct: bool) -> Non
         assert in_order(there)
         assert left_in_memory(move) == []
         here = there
+
+
+def test_nodes_may_hide_different_folders(ground: Ground, tmp_path: Path) -> None:
+    """The session keeps the mount points it was born with, also on its third node."""
+    shared = (tmp_path / "shared",)
+    here = ground.running(shared=shared, hidden=made_folders(shared[0] / "of here"))
+    (shared[0] / "of here/secret").touch()
+    for node in ("there", "yonder", "here"):
+        there = ground.sandbox(node, shared=shared, hidden=made_folders(shared[0] / f"of {node}"))
+        move = Move(here, there, "copy")
+        move.run()
+        assert move.failure is None
+        move.departure.commit()
+        seen = Path(f"/proc/{there.root_pid()}/root") / (shared[0] / "of here").relative_to("/")
+        assert list(seen.iterdir()) == []
+        here = there
+
+
+def test_another_image_of_the_same_name_is_refused_before_the_freeze(ground: Ground) -> None:
+    here, there = ground.running(), ground.sandbox("there")
+    here.facts["image"] = "sha256:one"
+    move = Move(here, there, "lazy")
+    with pytest.raises(SojournError):
+        move.run()
+    assert isinstance(move.failure, Incompatible)
+    assert "podman pull" in move.failure.hint
+    assert move.named(SessionFrozen) is None
+    assert move.departure.resumed
+    assert runs(here)
+    move.arrival.abandon()
+
+
+def made_folders(*folders: Path) -> tuple[Path, ...]:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folders
 
 
 def test_forks_keep_what_they_share(ground: Ground) -> None:

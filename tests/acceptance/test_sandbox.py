@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -308,6 +309,22 @@ def test_a_folder_can_be_the_root(make: Make, small_root: Path) -> None:
     assert (small_root / "etc/mark").read_text() == "a root of its own\n"
 
 
+def test_a_device_that_an_image_holds_is_of_no_use(make: Make, small_root: Path) -> None:
+    os.mknod(small_root / "null-of-its-own", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    text = said(started(make("cat /null-of-its-own; cat /dev/null && echo END", image=str(small_root))))
+    assert "/null-of-its-own: Permission denied" in text
+
+
+def test_a_log_whose_folder_was_swapped_for_a_link_is_not_read(make: Make, node: Path) -> None:
+    sandbox = started(make("echo END; exec sleep 1000"))
+    assert said(sandbox)
+    (node / "program.log").write_text("secret")
+    inside = sandbox.files.upper / "run/sojourn"
+    inside.rename(sandbox.files.upper / "run/was")
+    inside.symlink_to(node)
+    assert sandbox.log(1000) == ""
+
+
 @pytest.mark.skipif(not shutil.which("podman"), reason="podman is not installed")
 def test_an_image_can_be_the_root(make: Make, small_root: Path) -> None:
     image = f"localhost/sojourn-test:{os.getpid()}"
@@ -503,7 +520,7 @@ def test_what_criu_restores_is_a_sandbox_like_any_other(make: Make, tmp_path: Pa
     with target.network.path.open() as netns:
         externals = [
             f"--inherit-fd=fd[{netns.fileno()}]:net",
-            f"--external=mnt[shared]:{target.outside_of(str(shared))}",
+            f"--external=mnt[shared]:{target.binds[str(shared)]}",
         ]
         place = ["-d", "--root", str(target.files.root), "--pidfile", str(images / "pid")]
         into_box = {"pass_fds": [netns.fileno()], "preexec_fn": lambda: target.cgroups.enter(os.getpid())}

@@ -11,22 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from sqlalchemy.exc import DataError, OperationalError
 from tests.integration.fake_agent import FakeAgent, fill, thaw
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from sojourn import wire
 from sojourn.client import AsyncClient, Client, Watched
 from sojourn.client.words import TokenRequest
-from sojourn.controller import Controller
+from sojourn.controller import Controller, reconciler
 from sojourn.controller.app import build_app
 from sojourn.database import Database, sqlite_url
+from sojourn.database import queries as ask
 from sojourn.errors import (
     Busy,
     DoesNotFit,
@@ -50,6 +52,12 @@ pytestmark = pytest.mark.integration
 
 QUICK = Limits(fence_s=0.4, answer_s=5.0)
 SPEC = SessionSpec(name="analysis", program=Program(argv=("python",)))
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 class Running:
@@ -537,6 +545,75 @@ async def test_a_verb_that_means_nothing(house: Running, name: str, arguments: d
     assert (answer.ok, answer.body["code"]) == (False, code)
 
 
+async def test_looking_leaves_nothing_behind(house: Running) -> None:
+    """A notebook may ask `where` once a second for a week."""
+    here, _ = await house.pair()
+    view = await house.session()
+    for verb, name in enumerate(("where", "nodes", "x" * 1000)):
+        await here.report(wire.VerbAsked(session=view.id, incarnation=1, verb=str(verb), name=name))
+        await here.heard_of(wire.AnswerVerb, verb + 1)
+    with house.controller.database.transaction() as connection:
+        assert ask.verbs(connection) == []
+
+
+async def test_what_can_never_be_written_down_is_told_once(house: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told again it would fail again, for ever, and the node would be lost with it."""
+    here, _ = await house.pair()
+    view = await house.session()
+
+    def too_long(*_: object) -> None:
+        raise DataError("INSERT", None, Exception("value too long"))
+
+    monkeypatch.setattr(ask, "add_verb", too_long)
+    await here.report(wire.VerbAsked(session=view.id, incarnation=1, verb="v", name="move"))
+    await eventually(lambda: here.acknowledged == here._number)
+    assert house.controller.roster.online("here")
+
+
+async def test_a_node_whose_return_fails_is_not_taken_for_present(
+    house: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OperationalError("UPDATE", None, Exception("database or disk is full"))
+
+    monkeypatch.setattr(house.controller.reconciler, "node_returned", fail)
+    with suppress(ConnectionClosed):
+        await house.agent("here").dial()
+    await eventually(lambda: not house.controller.roster.online("here"))
+
+
+async def test_what_one_session_can_not_take_the_others_do(house: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.pair()
+    first, second = [await house.session(SPEC.model_copy(update={"name": name})) for name in ("one", "two")]
+    really, met = reconciler.decide, []
+
+    def decide(session: Any, event: Any, *more: Any) -> Any:
+        if session.id == first.id:
+            raise ZeroDivisionError
+        met.append(session.id)
+        return really(session, event, *more)
+
+    monkeypatch.setattr(reconciler, "decide", decide)
+    house.controller.reconciler.node_left("here")
+    house.controller.reconciler.node_left("there")
+    assert met == [second.id]
+
+
+async def test_watchers_get_fresh_tickets_when_the_clock_has_jumped(tmp_path: Path) -> None:
+    """As when the machine has slept: asyncio's clock stood still meanwhile."""
+    now = time.time()
+    controller = Controller(Database(sqlite_url(tmp_path / "db")), clock=lambda: now)
+    told: list[str] = []
+    controller.watchers.watched = lambda: told.append("asked") or []  # type: ignore[method-assign,func-returns-value]
+    controller._tick()
+    assert not told
+    now += 7200
+    controller._tick()
+    controller._tick()
+    assert told == ["asked"]
+    controller.database.close()
+
+
 async def test_a_node_can_ask_only_for_its_own_sessions(house: Running) -> None:
     _, there = await house.pair()
     view = await house.session()
@@ -662,8 +739,18 @@ def test_a_controller_that_is_down(tmp_path: Path) -> None:
 
 async def test_the_openapi_page_describes_every_route(house: Running) -> None:
     async with httpx.AsyncClient(base_url=house.url, trust_env=False) as http:
-        assert (await http.get("/docs")).status_code == 200
+        page = await http.get("/docs")
         document = (await http.get("/openapi.json")).json()
     for path, methods in document["paths"].items():
         for method, described in methods.items():
             assert len(described.get("description", "")) > 20, f"{method} {path}"
+            assert f"<b>{method.upper()}</b> <code>{path}</code>" in page.text
+    assert "src=" not in page.text  # a machine without the internet shows it too
+    assert "://" not in page.text
+
+
+async def test_a_route_that_is_none_is_an_error_like_any_other(house: Running) -> None:
+    async with httpx.AsyncClient(base_url=house.url, trust_env=False) as http:
+        for answer in (await http.get("/api/nonsense"), await http.put("/api/nodes")):
+            assert answer.status_code in (404, 405)
+            assert set(answer.json()) == {"code", "message", "hint"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sojourn import tickets
+from sojourn.agent import data_port
 from sojourn.agent.data_port import Claims, DataPort, say
 from sojourn.errors import Busy
 
@@ -86,6 +87,7 @@ async def test_a_first_line_may_come_in_pieces(house: House) -> None:
         (knock(seconds=-1), "unauthorized"),
         (knock(**{"for": "tea"}), "unauthorized"),
         (b"x" * 20000 + b"\n", "invalid"),
+        (b"[" * 16000 + b"\n", "invalid"),
     ],
 )
 async def test_anybody_else_is_told_why_not(house: House, line: bytes, code: str) -> None:
@@ -117,3 +119,17 @@ async def test_a_caller_that_hangs_up_early_harms_nobody(house: House) -> None:
     assert json.loads(await reader.readline()) == {"ok": True}
     (await house.guests.get())[0].close()
     writer.close()
+
+
+async def test_callers_that_say_nothing_take_a_bounded_number_of_descriptors(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_port, "_FIRST_LINE_SECONDS", 0.3)
+    house.port._strangers = asyncio.Semaphore(3)
+    silent = [await house.call(b"") for _ in range(8)]
+    await asyncio.sleep(0.1)
+    assert len(house.port._tasks) <= 1 + 3 + 1
+    reader, writer = await house.call(knock())
+    assert json.loads(await asyncio.wait_for(reader.readline(), 5)) == {"ok": True}
+    for _, one in [*silent, (reader, writer)]:
+        one.close()

@@ -103,3 +103,10 @@ def test_tidying_shortens_the_log_and_loses_nothing(path: Path) -> None:
     journal.write_half(Half(move="m", side="source", session="s", born=1, strategy="copy", incarnation=2))
     journal.tidy()  # not during a move
     assert journal.lives() == [life()]
+
+
+def test_what_stands_in_it_is_this_users_alone(path: Path) -> None:
+    journal = Journal(path, "boot")
+    journal.write_life(life())
+    assert [file.stat().st_mode & 0o077 for file in path.parent.iterdir()] == [0] * 3
+    journal.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from sojourn.model import Capabilities, Load, Resources
 from sojourn.testing.scripted_controller import JOIN_TOKEN, ScriptedController, scripted_controller
 from sojourn.wire import (
     PROTOCOL,
+    Event,
     FillProgressed,
     Hello,
     Instruction,
@@ -158,6 +160,23 @@ async def test_it_dials_until_the_controller_is_there(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         async with scripted_controller(urlsplit(url).port or 0) as back:
             await back.online("here")
+
+
+async def test_a_journal_that_can_not_be_read_for_a_while_does_not_end_the_agent(
+    controller: ScriptedController, tmp_path: Path
+) -> None:
+    async with calling(tmp_path, controller.url) as caller:
+        read, failures = caller.journal.events_after, [sqlite3.OperationalError("database or disk is full")]
+
+        def fail_once(number: int) -> list[tuple[int, Event]]:
+            if failures:
+                raise failures.pop()
+            return read(number)
+
+        caller.journal.events_after = fail_once  # type: ignore[method-assign]
+        caller.stopped("s")
+        await controller.until(lambda: "here" in controller.nodes and bool(controller.nodes["here"].events))
+        assert not failures
 
 
 def test_where_agents_dial() -> None:

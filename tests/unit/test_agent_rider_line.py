@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -106,3 +107,32 @@ async def test_a_refusal_is_tried_again_and_the_line_is_not_up() -> None:
         _, _, writer = await rider.answer()
         await line.attached(5)
         writer.close()
+
+
+@pytest.mark.parametrize("trouble", [sqlite3.OperationalError("database or disk is full"), KeyError("event")])
+async def test_a_message_that_can_not_be_dealt_with_costs_a_connection_not_the_line(
+    trouble: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rider_line, "_STUMBLE_SECONDS", 0.01)
+    rider = Rider()
+    heard = rider.heard.put_nowait
+    troubles = [trouble]
+
+    def hear(message: Any) -> None:
+        if troubles:
+            raise troubles.pop()
+        heard(message)
+
+    monkeypatch.setattr(rider.heard, "put_nowait", hear)
+    async with a_line(rider) as line:
+        await line.attach(1, 1)
+        for _ in range(2):
+            _, _, writer = await rider.answer()
+            writer.write(b'{"event": "verb"}\n')
+        assert await asyncio.wait_for(rider.heard.get(), 5) == {"event": "verb"}
+        writer.close()
+
+
+def test_an_object_nested_too_deep_is_no_message() -> None:
+    with pytest.raises(ValueError, match="too deep"):
+        rider_line.decode(b"[" * 100_000 + b"\n")

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from sojourn.agent import vigil
 from sojourn.agent.vigil import until_ended
 
 
@@ -43,3 +45,7 @@ async def test_without_pidfd_it_asks_again_and_again(monkeypatch: pytest.MonkeyP
     alive: Callable[[], bool] = lambda: next(answers)  # noqa: E731
     await asyncio.wait_for(until_ended(os.getpid(), alive), 5)
     assert list(answers) == []
+
+
+def test_a_cgroup_that_goes_while_it_is_looked_at_is_no_obstacle(tmp_path: Path) -> None:
+    assert vigil._text(tmp_path / "memory.events") == ""

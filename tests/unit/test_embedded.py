@@ -72,6 +72,10 @@ def parts() -> dict:
     return json.loads((data_folder() / "embedded" / "embedded.json").read_text())["parts"]
 
 
+def parts_if_any() -> dict:
+    return embedded._memory()["parts"]
+
+
 def test_the_first_start_says_what_is_missing_and_later_ones_say_nothing(home):
     said: list[str] = []
     controller = embedded.ensure(said.append)
@@ -133,6 +137,23 @@ def test_what_died_is_started_again_at_the_same_address(home):
     psutil.Process(before["here"]["pid"]).wait()
     embedded.ensure(str)
     assert parts()["here"]["pid"] != before["here"]["pid"]
+
+
+def test_mending_starts_what_died_and_nothing_that_was_stopped(home):
+    embedded.mend()
+    assert parts_if_any() == {}
+    embedded.ensure(str)
+    before = parts()
+    embedded.mend()
+    assert parts() == before
+    psutil.Process(before["here"]["pid"]).kill()
+    psutil.Process(before["here"]["pid"]).wait()
+    embedded.mend()
+    assert parts()["here"]["pid"] != before["here"]["pid"]
+    assert parts()["controller"] == before["controller"]
+    embedded.stop()
+    embedded.mend()
+    assert parts() == {}
 
 
 def test_more_nodes_may_be_asked_for_and_are_remembered(home):

@@ -60,3 +60,12 @@ def test_half_a_line_is_the_end(tmp_path: Path, message: Message) -> None:
     with (tmp_path / "owed").open("a") as file:
         file.write('{"owe": "2", "fra')
     assert _taken_up(tmp_path / "owed") == [("1", False)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_costs_the_ledger_not_the_cell(tmp_path: Path, message: Message) -> None:
+    (tmp_path / "owed").symlink_to("/dev/full")
+    ledger = Ledger(tmp_path / "owed")
+    ledger.owe("1", message)
+    ledger.forwarded("1")
+    ledger.close()

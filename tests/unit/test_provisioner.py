@@ -31,12 +31,12 @@ class Front:
     def open(self, spec, connection, language, lease_seconds):
         self._note("open", spec, connection)
         session = f"session-{len(self.asked)}"
-        self.hosted[session] = SimpleNamespace(running=True, exit_code=None)
+        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="")
         return session
 
     def start(self, session, program, connection):
         self._note("start", session)
-        self.hosted[session] = SimpleNamespace(running=True, exit_code=None)
+        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="")
 
     def kernel(self, session):
         self._note("kernel", session)
@@ -47,7 +47,7 @@ class Front:
     def signal(self, session, signum):
         self._note("signal", session, signum)
         if signum == signal.SIGKILL:
-            self.hosted[session] = SimpleNamespace(running=False, exit_code=-9)
+            self.hosted[session] = SimpleNamespace(running=False, exit_code=-9, reason="")
 
     def lease(self, session, seconds):
         self._note("lease", session)
@@ -130,11 +130,13 @@ def test_a_front_that_died_is_asked_again(front, manager):
     assert manager.is_alive()  # what can't be known is not death
 
 
-def test_exit_codes(front, manager):
+def test_exit_codes_and_last_words(front, manager, caplog):
     manager.start_kernel()
     session = manager.provisioner.session
-    front.hosted[session] = SimpleNamespace(running=False, exit_code=3)
+    front.hosted[session] = SimpleNamespace(running=False, exit_code=3, reason="Address already in use")
     assert not manager.is_alive()
+    assert not manager.is_alive()
+    assert caplog.text.count("Address already in use") == 1
     del front.hosted[session]
     assert not manager.is_alive()
 

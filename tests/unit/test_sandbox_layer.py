@@ -223,6 +223,31 @@ def test_no_path_leads_out_of_the_layer(there: Layer, tmp_path: Path, path: str)
     assert not (tmp_path / "x").exists()
 
 
+def record(**head: object) -> bytes:
+    known = {"uid": os.getuid(), "gid": os.getgid(), "mtime_ns": 0}
+    body = json.dumps(head if head.get("end") else known | head).encode()
+    return struct.pack(">I", len(body)) + body
+
+
+def test_a_folder_that_becomes_a_link_within_one_stream_is_no_way_out(there: Layer, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    os.utime(outside, ns=(7, 7))
+    empty = {"mode": 0o100644, "size": 0, "extents": []}
+    stream = [
+        record(path="a", mode=0o40755),
+        record(path="a/first", **empty),
+        record(path="a", mode=0o120777, target=str(outside)),
+        record(path="a/second", **empty),
+        record(end=True),
+    ]
+    with pytest.raises(SandboxFailed, match="goes through a file"):
+        there.apply(stream)
+    assert not list(outside.iterdir())
+    there.apply([*stream[:3], stream[4]])
+    assert outside.stat().st_mtime_ns == 7
+
+
 def test_what_is_skipped_stays(here: Layer, there: Layer) -> None:
     furnish(here.folder)
     there.apply(Layer(here.folder, skip={str(here.folder / "a")}).delta({}))

@@ -33,7 +33,7 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
 
 
 def test_a_root_folder_that_is_missing_is_refused() -> None:
-    assert rootfs.lower_of(None) == ["/"]
+    assert rootfs.lower_of(None) == (["/"], "")
     with pytest.raises(Incompatible, match="/no/such/root"):
         rootfs.lower_of("/no/such/root")
 

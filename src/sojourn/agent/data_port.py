@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _FIRST_LINE_SECONDS = 10.0
 _LONGEST_LINE = 16384
 _BACKLOG = 128
+_MOST_STRANGERS = 256
+"""Callers that have shown no ticket yet. More of them wait in the backlog, where they take no descriptors of ours."""
 
 Claims = dict[str, Any]
 Doorkeeper = Callable[[socket.socket, Claims], Awaitable[None]]
@@ -36,6 +38,7 @@ class DataPort:
         self._key, self._doorkeepers = key, doorkeepers
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._strangers = asyncio.Semaphore(_MOST_STRANGERS)
 
     def open(self, host: str, port: int) -> int:
         """Bind and start; returns the port (port 0: any free one). Raises OSError."""
@@ -61,9 +64,11 @@ class DataPort:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            await self._strangers.acquire()
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as full:  # out of descriptors: a pause may free some
+                self._strangers.release()
                 log.error("cannot accept at the data port: %s", full)
                 await asyncio.sleep(1)
                 continue
@@ -72,10 +77,7 @@ class DataPort:
 
     async def _receive(self, connection: socket.socket) -> None:
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(_FIRST_LINE_SECONDS):
-                line = await first_line(connection)
-            claims = self._claims(line)
+            claims = await self._introduction(connection)
             await self._doorkeepers[claims["for"]](connection, claims)
         except SojournError as refused:
             log.info("turned a connection away: %s", refused.message)
@@ -86,11 +88,22 @@ class DataPort:
         except asyncio.CancelledError:
             connection.close()
             raise
+        except Exception:
+            log.exception("a defect in the agent, at its data port")
+            connection.close()
+
+    async def _introduction(self, connection: socket.socket) -> Claims:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(_FIRST_LINE_SECONDS):
+                return self._claims(await first_line(connection))
+        finally:
+            self._strangers.release()
 
     def _claims(self, line: bytes) -> Claims:
         try:
             ticket = json.loads(line)["ticket"]
-        except (ValueError, KeyError, TypeError) as wrong:
+        except (ValueError, KeyError, TypeError, RecursionError) as wrong:
             raise Invalid("The first line is not a ticket.", "Only fronts and agents dial this port.") from wrong
         if not isinstance(ticket, str) or not self._key():
             raise Unauthorized("No ticket can be checked yet.", "Try again when the agent has met its controller.")

@@ -80,6 +80,7 @@ class Journal:
 
     def __init__(self, path: Path, boot_id: str) -> None:
         self._lock = threading.RLock()
+        path.touch(mode=0o600)  # sessions' environments and tickets stand in it; its log takes over the mode
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._depth = 0
         self._has_news = False

@@ -43,6 +43,7 @@ _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 """Well below the time after which a controller fences off a target that can't be reached (`Limits.fence_s`, 20 s)."""
 _CLOSE_SECONDS = 1.0
+_WELCOME_SECONDS = 30.0
 _WAITING_CASUALS = 256
 
 
@@ -110,7 +111,7 @@ class Line:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def run(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+        pause, told = _FIRST_PAUSE_SECONDS, ""
         while True:
             try:
                 await self._talk()
@@ -120,10 +121,15 @@ class Line:
                 if self._identity.lay_off():
                     continue
             except (OSError, SojournError, WebSocketException, TimeoutError) as lost:
-                log.warning("no line to %s: %s", self._url, _why(lost))
+                if _why(lost) != told:  # it may be away for days
+                    log.warning("no line to %s: %s", self._url, _why(lost))
+                told = _why(lost)
+            except Exception:
+                # The sessions here must not lose their agent for what one message or a full disk did.
+                log.exception("the line to %s broke", self._url)
             if self.welcomed.is_set():
                 self.welcomed.clear()
-                pause = _FIRST_PAUSE_SECONDS
+                pause, told = _FIRST_PAUSE_SECONDS, ""
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -147,7 +153,8 @@ class Line:
 
     async def _introduce(self, socket: ClientConnection) -> Welcome:
         await socket.send(_encoded(self._hello()))
-        answer = from_controller.validate_json(await socket.recv())
+        async with asyncio.timeout(_WELCOME_SECONDS):
+            answer = from_controller.validate_json(await socket.recv())
         if isinstance(answer, Turned):
             raise from_wire(answer.error)
         if not isinstance(answer, Welcome):

@@ -64,7 +64,7 @@ async def _bury(runner: Runner, attendance: Attendance, reason: str) -> None:
     died = SessionDied(session=life.session, incarnation=life.incarnation, reason=reason)
     try:
         await runner.end(attendance, died)
-    except SojournError as stuck:
+    except Exception as stuck:
         # Kept in the journal: the next start tries again.
         log.error("could not clean up after session %s: %s", life, stuck)
         runner.attended.pop((life.session, life.born), None)
@@ -82,8 +82,8 @@ def _remove_orphans(runner: Runner) -> None:
 def _remove(folder: Path) -> None:
     try:
         open_sandbox(folder).remove()
-    except SandboxFailed as unreadable:
-        log.info("%s", unreadable)
+    except (OSError, SandboxFailed) as failed:
+        log.info("%s", failed)
         try:
             remove_tree(folder)
         except (OSError, SojournError) as stuck:

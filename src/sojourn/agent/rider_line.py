@@ -18,6 +18,7 @@ from sojourn.errors import SandboxFailed, SojournError, Unreachable
 log = logging.getLogger(__name__)
 
 _REDIAL_SECONDS = 0.25
+_STUMBLE_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 _HANG_UP_SECONDS = 3.0
 _LONGEST_LINE = 1 << 20
@@ -94,11 +95,18 @@ class RiderLine:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep(self, first: Message) -> None:
+        told = ""
         while not self._leaving:
             try:
                 await self._one_connection(first)
             except (OSError, ValueError, SojournError) as lost:
-                log.info("no line to the rider: %s", lost)
+                if str(lost) != told:  # four times a second would fill the log
+                    log.info("no line to the rider: %s", lost)
+                told = str(lost)
+            except Exception:
+                # What came of a message could not be written down (the disk is full?): the rider says it again.
+                log.exception("the line to the rider broke")
+                await asyncio.sleep(_STUMBLE_SECONDS)
             if not self._leaving:
                 await asyncio.sleep(_REDIAL_SECONDS)
 
@@ -146,7 +154,10 @@ def decode(line: bytes) -> Message:
     """One JSON object; raises ValueError, ConnectionResetError for a line that was cut off."""
     if not line.endswith(b"\n"):
         raise ConnectionResetError("the rider hung up")
-    found = json.loads(line)
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        raise ValueError("the rider sent an object that is nested too deep") from None
     if not isinstance(found, dict):
         raise ValueError("the rider did not send an object")
     return found

@@ -145,7 +145,7 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for attendance in self.attended.values():
+        for attendance in list(self.attended.values()):
             await attendance.leave()
 
     def add(self, life: Life) -> Attendance:

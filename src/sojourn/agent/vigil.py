@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from sojourn.sandbox.base import Sandbox
 
@@ -47,8 +48,7 @@ async def _poll(alive: Callable[[], bool]) -> None:
 
 def last_words(sandbox: Sandbox) -> str:
     """Why a sandbox died, as far as it can be told from outside; asked before the sandbox is removed."""
-    killed = _oom_kills(sandbox)
-    if killed:
+    if killed := _oom_kills(sandbox):
         return f"the kernel killed {killed} of its processes because its memory was used up."
     lines = sandbox.log(_LAST_WORDS_BYTES).strip().splitlines()
     return "its first process ended" + (f"; the last it said: {lines[-1]}" if lines else " without a word.")
@@ -63,5 +63,12 @@ def _oom_kills(sandbox: Sandbox) -> int:
     if not isinstance(sandbox, RuncSandbox):
         return 0
     files = (box / name for box in sandbox.cgroups.boxes().values() for name in ("memory.oom_control", "memory.events"))
-    lines = (line.split() for file in files if file.exists() for line in file.read_text().splitlines())
+    lines = (line.split() for file in files for line in _text(file).splitlines())
     return next((int(words[1]) for words in lines if words[:1] == ["oom_kill"]), 0)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # another version's file, or its cgroup is gone already
+        return ""

@@ -23,6 +23,8 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_opt
 """For a command whose whole line is another program's."""
 NAMES = ("here", "there")
 """The first nodes of one machine; further ones are called node3, node4, …"""
+MEND_SECONDS = 3.0
+"""How often `up` looks whether a part has died: well within the time that a node may be away while a session fills."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -153,13 +155,31 @@ def _say_where(started: Controller) -> None:
 
 
 def _open_lab(command: list[str]) -> int:
-    """Run JupyterLab in the foreground until it ends; its exit code. Ctrl-C is JupyterLab's to answer."""
+    """Run JupyterLab in the foreground until it ends, and start again what dies meanwhile of the parts; its exit code.
+    Ctrl-C is JupyterLab's to answer."""
     lab = subprocess.Popen(command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: lab.terminate())
-    code = lab.wait()
+    while (code := _wait(lab)) is None:
+        _mend()
     print(_what_goes_on())
     return code
+
+
+def _wait(lab: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return lab.wait(MEND_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _mend() -> None:
+    from sojourn import embedded
+
+    try:
+        embedded.mend()
+    except SojournError as stuck:
+        print(stuck, file=sys.stderr)
 
 
 def _what_goes_on() -> str:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sojourn.database import Node, Token
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 10.0
+SEND_SECONDS = 20.0
+"""An agent that takes nothing for so long is gone, though its connection may not know it yet."""
 
 
 class AgentLine:
@@ -40,7 +42,7 @@ class AgentLine:
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
         self._outgoing: asyncio.Queue[FromController | None] = asyncio.Queue()
-        self.heard_at = time.time()
+        self.heard_at = time.monotonic()
 
     def send(self, message: FromController) -> None:
         self._outgoing.put_nowait(message)
@@ -51,7 +53,7 @@ class AgentLine:
     async def receive(self) -> Hello | Report | Heartbeat:
         """Raises WebSocketDisconnect, and Invalid for what is not of this protocol."""
         text = await self._socket.receive_text()
-        self.heard_at = time.time()
+        self.heard_at = time.monotonic()
         try:
             return from_agent.validate_json(text)
         except ValidationError as unknown:
@@ -60,7 +62,8 @@ class AgentLine:
     async def deliver(self) -> None:
         """Send what is to be sent until the line is closed."""
         while (message := await self._outgoing.get()) is not None:
-            await self._socket.send_text(message.model_dump_json())
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._socket.send_text(message.model_dump_json())
         await self._socket.close()
 
 
@@ -77,7 +80,7 @@ async def attend(controller: Controller, socket: WebSocket) -> None:
     line = AgentLine(socket)
     try:
         name = await _introduce(controller, line, secret, credential)
-    except (SojournError, TimeoutError, WebSocketDisconnect) as refused:
+    except (SojournError, TimeoutError, WebSocketDisconnect, SQLAlchemyError) as refused:
         await _turn_away(socket, refused)
         return
     delivery = asyncio.create_task(line.deliver())
@@ -146,8 +149,8 @@ def _take(controller: Controller, name: str, report: Report) -> None:
             controller.verb_asked(name, event)
         else:
             controller.reconciler.reported(name, report)
-    except SQLAlchemyError:
-        raise
-    except Exception:
+    except Exception as failed:
+        if isinstance(failed, SQLAlchemyError) and not isinstance(failed, DataError | IntegrityError):
+            raise
         # Told again it would fail again: a defect here must not cost the agent its line.
         log.exception("a defect in the controller, at %s from node %s", event.event, name)

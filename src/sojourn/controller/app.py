@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from sojourn import __version__
+from sojourn.controller.api_page import api_page
 from sojourn.controller.controller import Controller
 from sojourn.controller.routes import router
-from sojourn.errors import Invalid, SojournError
+from sojourn.errors import Invalid, SojournError, Unknown
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def build_app(controller: Controller) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(controller.run())
+        running.add_done_callback(_cry_out)
         try:
             yield
         finally:
@@ -44,14 +47,31 @@ def build_app(controller: Controller) -> FastAPI:
 
     errors = {"description": "Refused, or failed.", "content": {"application/json": {"schema": _ERROR}}}
     app = FastAPI(
-        title="Sojourn", version=__version__, description=DESCRIPTION, lifespan=lifespan, responses={"default": errors}
+        title="Sojourn",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses={"default": errors},
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.controller = controller
     app.include_router(router)
+    app.add_route("/docs", _docs, include_in_schema=False)
     app.add_exception_handler(SojournError, _refused)
     app.add_exception_handler(RequestValidationError, _misunderstood)
+    app.add_exception_handler(HTTPException, _no_such_route)
     app.add_exception_handler(Exception, _defect)
     return app
+
+
+def _cry_out(running: asyncio.Task[None]) -> None:
+    if not running.cancelled() and (why := running.exception()):
+        log.critical("no time passes for this controller any more; start it again", exc_info=why)
+
+
+async def _docs(request: Request) -> HTMLResponse:
+    return HTMLResponse(api_page(request.app.openapi()))
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
@@ -64,6 +84,14 @@ async def _misunderstood(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return await _refused(request, Invalid(f"{where}: {first['msg']}.", "The page /docs shows what is understood."))
+
+
+async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
+    """What Starlette refuses by itself: a path or a method that is none."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}: {error.detail.lower()}."
+    said = Unknown(what, "The page /docs shows every route.").to_wire()
+    return JSONResponse(said, error.status_code, error.headers)
 
 
 async def _defect(request: Request, error: Exception) -> JSONResponse:

@@ -27,6 +27,7 @@ from sojourn.wire import Held, VerbAsked
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 10.0
 DEAD_SECONDS = 600.0
 """A node away for so long is declared dead; if it returns with its sessions after all, they go on."""
 REMEMBER_SECONDS = 7 * 24 * 3600.0
@@ -45,6 +46,7 @@ class Controller:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.database, self.clock, self._dead_s = database, clock, dead_s
+        self._refreshed_at = clock()
         self.gate = Gate(database)
         self.roster = Roster(database, clock())
         self.watchers = Watchers(self.roster, clock)
@@ -60,7 +62,6 @@ class Controller:
         try:
             await asyncio.gather(
                 _every(TICK_SECONDS, self._tick),
-                _every(REFRESH_SECONDS, self._refresh),
                 _every(3600.0, self._prune),
             )
         finally:
@@ -71,8 +72,12 @@ class Controller:
     def agent_arrived(self, name: str, line: Line, held: tuple[Held, ...]) -> None:
         log.info("node %s is online and holds %d sessions", name, len(held))
         self.roster.arrived(name, line)
-        self.reconciler.node_returned(name, held)
-        self.verbs.node_returned(name)
+        try:
+            self.reconciler.node_returned(name, held)
+            self.verbs.node_returned(name)
+        except BaseException:
+            self.agent_left(name, line)
+            raise
 
     def agent_left(self, name: str, line: Line) -> None:
         if self.roster.left(name, line, self.clock()):
@@ -127,13 +132,17 @@ class Controller:
 
     def _tick(self) -> None:
         now = self.clock()
-        self.roster.hang_up_on_the_silent(now)
+        self.roster.hang_up_on_the_silent(time.monotonic())
         self.reconciler.tick()
+        if abs(now - self._refreshed_at) > REFRESH_SECONDS:
+            self._refresh(now)
         for name, since in self.roster.left_at.items():
             if now - since > self._dead_s:
                 self.reconciler.node_died(name)
 
-    def _refresh(self) -> None:
+    def _refresh(self, now: float) -> None:
+        """By the clock that tickets run out by, so that a machine that has slept tells fresh ones at once."""
+        self._refreshed_at = now
         for identity in self.watchers.watched():
             self.watchers.publish(self.reconciler.get(identity))
 
@@ -151,9 +160,14 @@ def _starts(session: Session, name: str) -> bool:
 
 
 async def _every(seconds: float, act: Callable[[], None]) -> None:
+    """What fails is tried again ever more seldom: on a disk that is full every line of a log counts."""
+    pause = seconds
     while True:
         try:
             act()
         except Exception:
             log.exception("a defect in the controller")
-        await asyncio.sleep(seconds)
+            pause = min(2 * pause, max(seconds, LONGEST_PAUSE_SECONDS))
+        else:
+            pause = seconds
+        await asyncio.sleep(pause)

@@ -10,6 +10,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from sojourn.controller import places
 from sojourn.controller.roster import Roster
 from sojourn.controller.watching import Watchers
@@ -53,7 +55,7 @@ class Reconciler:
     def start(self) -> None:
         """The controller was away: nothing it heard before counts as silence."""
         for identity in list(self._living):
-            self.apply(identity, ControllerStarted())
+            self._befall(identity, ControllerStarted())
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,7 +141,7 @@ class Reconciler:
         for identity in concerned | by_session.keys():
             mine = tuple(by_session.get(identity, ()))
             if self._find(identity):
-                self.apply(identity, NodeReturned(node, mine))
+                self._befall(identity, NodeReturned(node, mine))
             else:
                 log.warning("node %s holds session %s, which nobody knows; it is told to stop it", node, identity)
                 self._tell(dismissals(node, mine))
@@ -154,7 +156,7 @@ class Reconciler:
         now = self._clock()
         for session in self.living():
             if session.deadline is not None and session.deadline <= now:
-                self.apply(session.id, Tick())
+                self._befall(session.id, Tick())
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -167,7 +169,17 @@ class Reconciler:
     def _concern(self, node: str, event: Event) -> None:
         for session in self.living():
             if node in session.nodes:
-                self.apply(session.id, event)
+                self._befall(session.id, event)
+
+    def _befall(self, identity: str, event: Event) -> None:
+        """What comes over many sessions at once: a defect in how one of them takes it must not keep it from the others.
+        A database that can't be written to is everybody's."""
+        try:
+            self.apply(identity, event)
+        except SQLAlchemyError:
+            raise
+        except Exception:
+            log.exception("a defect in the law, at session %s", identity)
 
     def _settle(self, session: Session, tells: list[Tell]) -> None:
         """The state is written: now say so."""

@@ -24,6 +24,7 @@ class Line(Protocol):
     """A connection to an agent."""
 
     heard_at: float
+    """By a clock that is never set, and stands still while the machine sleeps."""
 
     def send(self, message: FromController) -> None: ...
 
@@ -126,6 +127,7 @@ class Roster:
         self.left_at.pop(name, None)
 
     def hang_up_on_the_silent(self, now: float) -> None:
+        """`now` by the clock of `Line.heard_at`."""
         for line in list(self._lines.values()):
             if now - line.heard_at > SILENT_HEARTBEATS * HEARTBEAT_SECONDS:
                 line.close()

@@ -1,7 +1,7 @@
 """What a program in a session may ask through its rider: `nodes`, `where`, and to move itself; nothing else.
 
-A verb may be asked again (the rider repeats it after each attach until it is answered), so it is written down first,
-done once, and its answer is kept for whoever asks again.
+A verb may be asked again: the rider repeats it after each attach until it is answered. Looking may be done again too. A
+move is written down first and done once, and its answer is kept for whoever asks again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,8 +43,11 @@ class Verbs:
             self._begin(verb)
 
     def asked(self, event: VerbAsked) -> None:
-        """Written down when this returns; the answer follows."""
+        """Answered, or written down, when this returns; the answer to a move follows."""
         verb = Verb(event.session, event.verb, event.name, dict(event.arguments), self._clock())
+        if verb.name != "move":
+            self._send(self._looked(verb))
+            return
         with self._database.transaction() as connection:
             ask.add_verb(connection, verb)
             known = ask.verb(connection, event.session, event.verb)
@@ -75,7 +79,7 @@ class Verbs:
 
     async def _carry_out(self, verb: Verb) -> None:
         try:
-            ok, body = True, await self._do(verb)
+            ok, body = True, await self._move(verb, self._reconciler.get(verb.session))
         except SojournError as refused:
             ok, body = False, dict(refused.to_wire())
         except Exception as defect:
@@ -87,16 +91,20 @@ class Verbs:
         if answered:
             self._send(answered)
 
-    async def _do(self, verb: Verb) -> dict[str, Any]:
+    def _looked(self, verb: Verb) -> Verb:
+        try:
+            return replace(verb, ok=True, body=self._look(verb))
+        except SojournError as refused:
+            return replace(verb, ok=False, body=dict(refused.to_wire()))
+
+    def _look(self, verb: Verb) -> dict[str, Any]:
         session = self._reconciler.get(verb.session)
         if verb.name == "nodes":
             nodes = [node.model_dump(mode="json") for node in self._roster.views()]
             return {"nodes": nodes, "here": session.node}
         if verb.name == "where":
             return {"session": session.view().model_dump(mode="json")}
-        if verb.name == "move":
-            return await self._move(verb, session)
-        raise Invalid(f"A session can't ask for {verb.name!r}.", "It may ask for nodes, where, and move.")
+        raise Invalid(f"A session can't ask for {verb.name[:64]!r}.", "It may ask for nodes, where, and move.")
 
     async def _move(self, verb: Verb, session: Session) -> dict[str, Any]:
         """Answered when the session has thawed at its new place, or has stayed."""

@@ -34,6 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    allow_many_kernels()
     folder = front_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "front.lock").open("w") as lock:
@@ -41,6 +42,16 @@ def main() -> None:
             asyncio.run(serve(folder, arguments.idle_seconds))
         else:
             log.info("this user has a front already")
+
+
+def allow_many_kernels() -> None:
+    """A kernel takes some forty descriptors here; of the usual 1,024 two dozen kernels would use up all."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # macOS promises more than it gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Server(uvicorn.Server):
@@ -76,7 +87,10 @@ async def _look_after(front: Front, server: uvicorn.Server, card: Path) -> None:
     """Until nothing is hosted any more, or nobody can find this front: its card was removed."""
     while not server.should_exit:
         await asyncio.sleep(LOOK_SECONDS)
-        server.should_exit = not await front.look_after() or not await asyncio.to_thread(card.exists)
+        try:
+            server.should_exit = not await front.look_after() or not await asyncio.to_thread(card.exists)
+        except Exception:
+            log.exception("the front stumbled over what it looks after")
 
 
 def _lock(file: IO[str]) -> bool:

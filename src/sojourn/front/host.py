@@ -80,6 +80,7 @@ class Front:
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder)
         self._zone: zmq.Context[Any] = zmq.Context()
+        self._zone.set(zmq.MAX_SOCKETS, self._zone.get(zmq.SOCKET_LIMIT))
         self._hosted: dict[str, Hosted] = {}
         self._watchers: dict[ControllerAddress, Watcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Debt:
 
 class Ledger:
     """An append-only file of a few lines, emptied whenever nothing is owed. It survives the process, and need not
-    survive the machine: the kernel's clients are on it too."""
+    survive the machine: the kernel's clients are on it too. On a disk that is full it is not kept: the cells go first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,7 +72,8 @@ class Ledger:
         os.close(self._file)
 
     def _write(self, entry: dict[str, object]) -> None:
-        os.write(self._file, json.dumps(entry).encode() + b"\n")
+        with suppress(OSError):
+            os.write(self._file, json.dumps(entry).encode() + b"\n")
 
 
 def _enter(debts: dict[str, Debt], entry: dict[str, object]) -> None:

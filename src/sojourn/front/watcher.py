@@ -58,7 +58,12 @@ class Watcher:
                     self._socket, failures = socket, 0
                     await self._listen(socket)
             except (OSError, WebSocketException) as down:
-                log.info("no word from the controller at %s: %s", self._controller.url, down)
+                if not failures:  # it may be away for days
+                    log.info("no word from the controller at %s: %s", self._controller.url, down)
+            except Exception:
+                # As from a controller of another version. Who does not listen any more loses every session.
+                log.exception("the controller at %s is not understood", self._controller.url)
+                failures = len(RETRY_SECONDS)
             finally:
                 self._socket = None
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])

@@ -78,6 +78,7 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         self._front: FrontClient | None = None
         self._runs = False
         self._seen_alive = float("-inf")
+        self._reason = ""
         self._over = threading.Event()
 
     @property
@@ -151,6 +152,9 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         if kernel.running:
             self._seen_alive = time.monotonic()
             return None
+        if kernel.reason != self._reason:
+            self._reason = kernel.reason
+            self.log.warning("Kernel %s has ended: %s", self.kernel_id, kernel.reason)
         return 1 if kernel.exit_code is None else kernel.exit_code
 
     async def wait(self) -> int | None:

@@ -8,6 +8,8 @@ A session is alive in exactly one place. What keeps it so:
 - From then on only this law decides. The target's thaw makes the target the session's place. If the target fails
   before every page is in, it is told to abandon what arrived **first**; only when it has answered, or can't be
   reached for `Limits.fence_s`, is the source told to go on from the moment of the freeze.
+- Streams go on (the epoch stays) when the target has told that it never thawed, for then nothing has happened;
+  whenever clients may have met it, the source goes on in a new epoch: streams are reset and the user is told.
 - A node that comes back says what it holds. What this law knows of is told again what it has to do; what it doesn't
   is told to go. So no debt has to be remembered, and each instruction may be lost or come twice.
 

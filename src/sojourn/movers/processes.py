@@ -39,6 +39,13 @@ class Lasting:
     def alive(self) -> bool:
         return _born(self.pid) == self.born
 
+    def end(self, seconds: float) -> None:
+        """Give it so long to end by itself, then kill it."""
+        deadline = time.monotonic() + seconds
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.kill()
+
     def kill(self) -> None:
         """SIGKILL to it and its group; returns when it is gone."""
         deadline = time.monotonic() + _END_SECONDS

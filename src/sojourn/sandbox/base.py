@@ -158,6 +158,11 @@ def end_of(path: Path, size: int) -> str:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return ""
+    return end_of_open(descriptor, size)
+
+
+def end_of_open(descriptor: int, size: int) -> str:
+    """The same of a descriptor, which is closed."""
     with os.fdopen(descriptor, "rb") as file:
         there = os.fstat(descriptor)
         if not stat.S_ISREG(there.st_mode):

@@ -20,6 +20,7 @@ from sojourn.errors import SandboxFailed
 
 FREEZE_SECONDS = 2.0
 KILL_SECONDS = 20.0
+_SETTLE_ROUNDS = 3
 PIDS_LIMIT = 4096
 """Room for any kernel with its threads and workers; a fork bomb ends here."""
 
@@ -91,16 +92,25 @@ class Cgroups(ABC):
             _write(file, value)
 
     def enter(self, pid: int) -> None:
-        """Put a process into the box; what it forks from then on is born there."""
-        for box in self.boxes().values():
-            _write(box / "cgroup.procs", str(pid))
+        """Put a process into the box; what it forks from then on is born there. Where a share of the cores is a matter
+        of its own (version 1), that is for `settle`."""
+        for name, box in self.boxes().items():
+            if name != "cpu":
+                _write(box / "cgroup.procs", str(pid))
+
+    def settle(self) -> None:
+        """Give those who have entered their share of the cores; until then they were in nobody's way and waited for
+        nobody's sake. Right any number of times."""
+        if share := self.boxes().get("cpu"):
+            # Again, for what was forked meanwhile by one that had not settled yet.
+            for _ in range(_SETTLE_ROUNDS):
+                for pid in set(self.pids()) - set(_processes(share)):
+                    with contextlib.suppress(ProcessLookupError):
+                        (share / "cgroup.procs").write_text(str(pid))
 
     def pids(self) -> list[int]:
         """The processes in the box."""
-        try:
-            return [int(pid) for pid in self._main_box().joinpath("cgroup.procs").read_text().split()]
-        except OSError:  # removed, or about to be
-            return []
+        return _processes(self._main_box())
 
     def freeze(self) -> None:
         """Freeze the box; returns when every task stands still. Raises SandboxFailed, thawed, after two seconds."""
@@ -301,6 +311,13 @@ def _write(file: Path, value: str) -> None:
         file.write_text(value)
     except OSError as failed:
         raise SandboxFailed(f"Writing {value} to {file} failed: {failed.strerror}") from failed
+
+
+def _processes(group: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    except OSError:  # removed, or about to be
+        return []
 
 
 def _kill(pid: int) -> None:

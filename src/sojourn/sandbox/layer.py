@@ -269,7 +269,7 @@ class _Application:
     def run(self, reader: _Reader) -> int:
         for record in reader.records():
             if "gone" in record:
-                _remove(self._place(record["gone"]))
+                self._clear(self._place(record["gone"]))
             elif "link" in record:
                 self._link(record)
             else:
@@ -281,7 +281,7 @@ class _Application:
 
     def _link(self, record: dict[str, Any]) -> None:
         place = self._place(record["link"])
-        _remove(place)
+        self._clear(place)
         # The first name may have been removed while the delta was made; the next delta mends it.
         with contextlib.suppress(FileNotFoundError):
             os.link(self._place(record["to"]), place, follow_symlinks=False)
@@ -292,7 +292,7 @@ class _Application:
             self._make_folder(place)
             self._folder_times[place] = record["mtime_ns"]
         else:
-            _remove(place)
+            self._clear(place)
             if stat.S_ISREG(mode):
                 self._make_file(place, record, reader)
             elif stat.S_ISLNK(mode):
@@ -305,7 +305,7 @@ class _Application:
         if place.is_dir() and not place.is_symlink():
             _undress(place)
         else:
-            _remove(place)
+            self._clear(place)
             place.mkdir()
 
     def _make_file(self, place: Path, record: dict[str, Any], reader: _Reader) -> None:
@@ -315,6 +315,14 @@ class _Application:
                 for piece in reader.pieces(length):
                     self._written += file.write(piece)
             file.truncate(record["size"])
+
+    def _clear(self, place: Path) -> None:
+        """Make room. A folder that goes is known no longer: a link may take its place, and lead out of the layer."""
+        _remove(place)
+        if place in self._folder_times:
+            gone = [folder for folder in self._folder_times if folder.is_relative_to(place)]
+            for folder in gone:
+                del self._folder_times[folder]
 
     def _place(self, path: str) -> Path:
         """Where a path lies; its parents must be real folders, or a link in a layer could point out of it."""

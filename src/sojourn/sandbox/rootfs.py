@@ -79,7 +79,8 @@ class RootFilesystem:
                 "The image has too many layers for one mount.", "Squash it, or unpack it into a folder."
             )
         try:
-            syscalls.mount("sojourn", str(self.root), "overlay", options=options)
+            # No devices: an image may hold some, and CRIU's restore, unlike runc, puts no device rules on the cgroup.
+            syscalls.mount("sojourn", str(self.root), "overlay", syscalls.MS_NODEV, options)
         except OSError as failed:
             raise SandboxFailed(f"The overlay at {self.root} can't be mounted: {failed.strerror}") from failed
 
@@ -126,33 +127,35 @@ class RootFilesystem:
 # ── what lies below ──
 
 
-def lower_of(image: str | None) -> list[str]:
-    """The read-only layers of a session's `image`, the topmost first. Raises Incompatible when this node lacks it."""
+def lower_of(image: str | None) -> tuple[list[str], str]:
+    """The read-only layers of a session's `image`, the topmost first, and the image's own identity, the same on every
+    node that has this image (empty for a folder). Raises Incompatible when this node lacks it."""
     if image is None:
-        return ["/"]
+        return ["/"], ""
     if image.startswith("/"):
         if not Path(image).is_dir():
             raise Incompatible(f"This node has no root folder {image}.", "Unpack it there, or choose another node.")
-        return [image]
+        return [image], ""
     return _podman_layers(image)
 
 
-def _podman_layers(image: str) -> list[str]:
+def _podman_layers(image: str) -> tuple[list[str], str]:
     """The folders in podman's own storage: no mount of podman's has to be kept, counted and undone."""
     if not shutil.which("podman"):
         raise Incompatible(f"Image {image} needs podman, which this node lacks.", "Install podman, or name no image.")
-    template = "{{.GraphDriver.Name}}\n{{.GraphDriver.Data.UpperDir}}\n{{with .GraphDriver.Data.LowerDir}}{{.}}{{end}}"
+    wanted = (".Id", ".GraphDriver.Name", ".GraphDriver.Data.UpperDir", "with .GraphDriver.Data.LowerDir}}{{.}}{{end")
+    template = "\n".join(f"{{{{{word}}}}}" for word in wanted)
     asked = subprocess.run(
         ["podman", "image", "inspect", "--format", template, image], capture_output=True, text=True, timeout=60
     )
     if asked.returncode:
         raise Incompatible(f"This node has no image {image}.", f"Fetch it there: podman pull {image}")
-    driver, upper, lowers = [*asked.stdout.splitlines(), "", ""][:3]
+    identity, driver, upper, lowers = [*asked.stdout.splitlines(), "", ""][:4]
     if driver != "overlay":
         raise Incompatible(
             f"podman keeps its images as {driver!r} here; overlay is needed.", "Set driver = overlay in storage.conf."
         )
-    return [path for path in (upper, *lowers.split(":")) if path and path != "<no value>"]
+    return [path for path in (upper, *lowers.split(":")) if path and path != "<no value>"], identity
 
 
 def find_in(lower: Iterable[str], paths: Iterable[str]) -> str | None:

@@ -19,19 +19,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sojourn.errors import Incompatible, Invalid, SandboxFailed, Unreachable
 from sojourn.model.sessions import Mount
 from sojourn.sandbox import spec as specs
-from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, own_python, write_json
+from sojourn.sandbox import syscalls
+from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, end_of_open, own_python, write_json
 from sojourn.sandbox.cgroups import Cgroups, Hierarchies, Limits, open_cgroups
 from sojourn.sandbox.layer import Layer
 from sojourn.sandbox.mounts import remove_tree
 from sojourn.sandbox.network import Network
-from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of, resolve_inside
+from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of
 from sojourn.sandbox.way_out import NAMESERVER, WayOut
 
 START_SECONDS = 15.0
@@ -84,14 +86,34 @@ class RuncSandbox(Sandbox):
 
     @property
     def binds(self) -> dict[str, str]:
-        """Mount point inside -> folder of the node: what a mover must declare external."""
-        there = [path for path in self._hidden if Path(path).is_dir()]
-        return specs.binds(self.plan.spec, there, self._nothing)
-
-    def outside_of(self, mount_point: str) -> str:
-        """Which folder of this node belongs at a mount point that the session brought from another one."""
+        """Mount point inside -> folder of the node: what a mover must declare external. The mount points are those the
+        session was born with, wherever it is now."""
         shared = {mount.path for mount in self.plan.spec.mounts if mount.mode == "shared"}
-        return mount_point if mount_point in shared else self._nothing
+        return {point: point if point in shared else self._nothing for point in self.facts["binds"]}
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a restore elsewhere must find again: the mount points, and the identity of the image."""
+        return {"binds": list(self.binds), "image": self.facts["image"]}
+
+    def inherit(self, origin: Mapping[str, Any]) -> None:
+        """Called by a mover before the freeze, with the source's `origin`: the session keeps the mount points it was
+        born with. A hidden folder that this node does not have is made, empty: there must be something to mount on.
+        Raises Incompatible when the image's name stands for another one here."""
+        if origin["image"] != self.facts["image"]:
+            image = self.plan.spec.image
+            raise Incompatible(
+                f"The image {image} is another one on node {self.plan.node}.", f"There: podman pull {image}"
+            )
+        self.facts["binds"] = list(origin["binds"])
+        for point, outside in self.binds.items():
+            if outside == self._nothing:
+                Path(point).mkdir(parents=True, exist_ok=True)
+        self.record()
+
+    def _native_binds(self) -> list[str]:
+        there = [path for path in self._hidden if Path(path).is_dir()]
+        return list(specs.binds(self.plan.spec, there, self._nothing))
 
     @property
     def _nothing(self) -> str:
@@ -103,9 +125,9 @@ class RuncSandbox(Sandbox):
         spec = self.plan.spec
         for folder in spec.mounts:
             _check_mount(folder, spec.files)
-        lower = lower_of(spec.image)
+        lower, image = lower_of(spec.image)
         python = _python_in(lower)
-        self.facts["lower"] = lower
+        self.facts |= {"lower": lower, "image": image, "binds": self._native_binds()}
         self.record()
         Path(self._nothing).mkdir(exist_ok=True, mode=0o755)
         self.files.create()
@@ -225,9 +247,21 @@ class RuncSandbox(Sandbox):
         return known if known in pids else next((pid for pid in pids if _is_first(pid)), None)
 
     def log(self, tail_bytes: int) -> str:
-        places = [resolve_inside(self.files.upper, path) for path in (specs.LOG, specs.NOTES)]
-        texts = [end_of(place, tail_bytes) for place in places]
+        texts = [self._end_inside(path, tail_bytes) for path in (specs.LOG, specs.NOTES)]
         return "\n".join(text for text in texts if text)
+
+    def _end_inside(self, path: str, size: int) -> str:
+        """Of a file in the layer. The session may put a link in the place of any of its folders at any moment, so the
+        kernel has to see to it that the way does not lead out."""
+        try:
+            folder = os.open(self.files.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                descriptor = syscalls.open_beneath(folder, path.lstrip("/"))
+            finally:
+                os.close(folder)
+        except OSError:
+            return ""
+        return end_of_open(descriptor, size)
 
     def freeze(self) -> None:
         self.cgroups.freeze()

@@ -1,6 +1,7 @@
 """What runc is told: the OCI bundle's config.json and the rider's own configuration, as pure functions.
 
-Few mounts: each costs CRIU about two milliseconds while the session stands still. /proc is read-only as a whole
+Few mounts: each costs CRIU about two milliseconds while the session stands still, and a tmpfs, which it hands to
+`tar`, ten. So /dev/shm is a folder of /dev, which is a tmpfs anyway. /proc is read-only as a whole
 instead of masked path by path, which also closes what root in a sandbox could do through it (sysrq, core_pattern).
 """
 
@@ -25,6 +26,7 @@ LOG = f"{INSIDE}/program.log"
 BOOT = "; ".join(
     (
         "import os, sys, zipimport",
+        "os.path.isdir('/dev/shm') or os.mkdir('/dev/shm'), os.chmod('/dev/shm', 0o1777)",
         f"notes = os.open({NOTES!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)",
         "os.dup2(notes, 1), os.dup2(notes, 2), os.close(notes)",
         f"sys.argv[:] = {[RIDER, CONFIG]!r}",
@@ -100,9 +102,8 @@ def _process(python: str) -> dict[str, Any]:
 def _mounts() -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev", "ro"),
-        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
+        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-        _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777"),
         _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
     ]
 

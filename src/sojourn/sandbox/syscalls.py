@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-MS_BIND = 0x1000
+MS_NODEV, MS_BIND = 0x4, 0x1000
 MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
 CLONE_NEWNET = 0x40000000

@@ -11,12 +11,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 NAMESERVER = "169.254.250.3"
 """What pasta answers as the node's own first nameserver."""
 
 _START_SECONDS = 5.0
+_END_SECONDS = 5.0
 _ADDRESS, _PREFIX, _GATEWAY = "169.254.250.2", "24", "169.254.250.1"
 _OPTIONS = (
     *("--config-net", "--ipv4-only", "--ns-ifname", "eth0", "--quiet"),
@@ -57,10 +59,16 @@ class WayOut:
         return words.strip() if starting.wait() else ""
 
     def close(self) -> None:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and self._is_ours(entry):
+        """End it. Looked for again until none is found: one that is just starting forks."""
+        deadline = time.monotonic() + _END_SECONDS
+        while (found := self._processes()) and time.monotonic() < deadline:
+            for pid in found:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(entry.name), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.001)
+
+    def _processes(self) -> list[int]:
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_ours(entry)]
 
     def _is_ours(self, process: Path) -> bool:
         with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     """Raises Invalid for anything but one JSON object."""
     try:
         message = json.loads(line)
-    except ValueError as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise Invalid("A line is not JSON.", "Each line is one JSON object.") from wrong
     if not isinstance(message, dict):
         raise Invalid("A line is not a JSON object.", "Each line is one JSON object.")

@@ -20,7 +20,8 @@ from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
 from sojourn.movers.connections import Connection, reset
 from sojourn.movers.criu import images
 from sojourn.movers.criu.departure import PAGE_CONNECTIONS, boot_id
-from sojourn.movers.criu.service import NETWORK_KEY, Criu, Places, memory_folder
+from sojourn.movers.criu.service import Criu, Places, memory_folder
+from sojourn.movers.haste import hastened
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.target import AGENT_SOCKET, listen
 from sojourn.movers.parcels import Parcels
@@ -30,6 +31,7 @@ from sojourn.wire import FillProgressed, SessionFilled, SessionThawed
 
 _PAGER_SECONDS = 10.0
 _MEETING_SECONDS = 10.0
+_IS_IT_RUNNING = "Is its agent running?"
 
 
 class CriuArrival(Arrival):
@@ -49,7 +51,6 @@ class CriuArrival(Arrival):
         self._lock = threading.Lock()
         self._abandoned = False
         self._report = MoveReport()
-        self._binds: list[str] = []
         self._paged = False
         self._filled: dict[str, Any] | None = None
         self._same_kernel = False
@@ -85,6 +86,7 @@ class CriuArrival(Arrival):
             raise MoveFailed(f"Taking in session {self._name} failed: {failed!r}") from failed
 
     def go_on(self) -> None:
+        self._sandbox.cgroups.settle()
         if self._strategy == "lazy" and not self._filled:
             if not (self._pager and self._pager.alive()):
                 raise MoveFailed(f"The pager of session {self._name} is gone.", "The session goes back to its source.")
@@ -109,17 +111,17 @@ class CriuArrival(Arrival):
         with contextlib.ExitStack() as stack:
             meeting = self._greet(parcels, link, stack)
             self._take_layer(parcels)
+            stack.enter_context(hastened())
             criu = self._start_criu(stack)
             if meeting and self._paged:
                 self._hand_on_memory(meeting)
             session = parcels.receive()
             zero = self._zero(session)
-            if meeting and not self._paged:
-                criu.places = replace(criu.places, images=self._passed_folder(meeting, stack))
-            else:
-                images.receive(self._folder, session["images"], parcels)
+            number = self._take_images(session, parcels, meeting)
+            stack.callback(os.close, number)
+            criu.places = replace(criu.places, images=Path(f"/proc/self/fd/{number}"))
             self._mark("images received", zero, session["marks"], image_bytes=sum(session["images"].values()))
-            filling = self._follow_fill(criu) if self._paged else None
+            filling = self._follow_fill(criu, number) if self._paged else None
             self._thaw(criu, session, zero, filling)
         if filling:
             filling.result()
@@ -128,7 +130,8 @@ class CriuArrival(Arrival):
     def _greet(self, parcels: Parcels, link: Link, stack: contextlib.ExitStack) -> Lines | None:
         """Agree on the way the memory comes."""
         hello = parcels.receive()
-        self._binds, self._same_kernel = hello["binds"], hello["boot"] == boot_id()
+        self._sandbox.inherit(hello["origin"])
+        self._same_kernel = hello["boot"] == boot_id()
         path = self._folder / "meeting.socket"
         listener = stack.enter_context(listen(path))
         parcels.send(meet=str(path) if self._same_kernel else None, pager=self._pager is not None)
@@ -150,15 +153,14 @@ class CriuArrival(Arrival):
             connection.close()
 
     def _hand_on_memory(self, meeting: Lines) -> None:
-        while meeting.pump():
-            for message in meeting.messages():
-                if message["do"] == "begin":
-                    return
-                numbers = meeting.take(len(message["tasks"]))
-                self._to_pager(message, numbers)
-                for number in numbers:
-                    os.close(number)
-        raise MoveFailed("The source of the move is gone before it handed over the memory.", "Is its agent running?")
+        while message := meeting.receive():
+            if message["do"] == "begin":
+                return
+            numbers = meeting.take(len(message["tasks"]))
+            self._to_pager(message, numbers)
+            for number in numbers:
+                os.close(number)
+        raise MoveFailed("The source of the move is gone before it handed over the memory.", _IS_IT_RUNNING)
 
     def _take_layer(self, parcels: Parcels) -> None:
         """Until the last changes, made before the freeze, are in; then the root is put together."""
@@ -177,25 +179,22 @@ class CriuArrival(Arrival):
 
     def _start_criu(self, stack: contextlib.ExitStack) -> Criu:
         """While the source is still dumping. It is born into the box, and so is all that it restores."""
-        network = os.open(self._sandbox.network.path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, network)
         with self._lock:
             self._check_wanted()
-            self._criu = Criu(Places(self._folder, self._folder, "restore.log"), {NETWORK_KEY: network})
+            self._criu = Criu(Places(self._folder, self._folder, "restore.log"), self._sandbox.network)
             self._sandbox.cgroups.enter(self._criu.pid)
         stack.callback(self._criu.kill)
         self._note({"phase": "receiving", "criu": Lasting.of(self._criu.pid).to_note()})
         return self._criu
 
-    def _passed_folder(self, meeting: Lines, stack: contextlib.ExitStack) -> Path:
-        """The source's own folder of images: on one machine nothing has to be copied."""
-        if not meeting.pump():
-            raise MoveFailed(
-                "The source of the move is gone before it handed over the images.", "Is its agent running?"
-            )
-        (number,) = meeting.take()
-        stack.callback(os.close, number)
-        return Path(f"/proc/self/fd/{number}")
+    def _take_images(self, session: dict[str, Any], parcels: Parcels, meeting: Lines | None) -> int:
+        """A descriptor of the folder of CRIU's images: on one machine the source's own, as nothing has to be copied."""
+        if meeting is None:
+            images.receive(self._folder, session["images"], parcels)
+            return os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        if not meeting.receive():
+            raise MoveFailed("The source of the move is gone before it handed over the images.", _IS_IT_RUNNING)
+        return meeting.take()[0]
 
     def _mark(self, step: str, zero: float, before: Mapping[str, float], **more: Any) -> None:
         timeline = {**before, step: round(time.monotonic() - zero, 4)}
@@ -203,7 +202,7 @@ class CriuArrival(Arrival):
 
     def _thaw(self, criu: Criu, session: dict[str, Any], zero: float, filling: Future[None] | None) -> None:
         sandbox = self._sandbox
-        external = [f"mnt[{bind}]:{sandbox.outside_of(bind)}" for bind in self._binds]
+        external = [f"mnt[{inside}]:{outside}" for inside, outside in sandbox.binds.items()]
         outside = [Connection.from_wire(one) for one in session["outside"]]
 
         def before_thaw() -> None:
@@ -224,13 +223,14 @@ class CriuArrival(Arrival):
         self._mark("thawed", zero, self._report.timeline, frozen_s=frozen, connections_reset=tuple(map(str, outside)))
         self._note({"phase": "thawed", "report": self._report.model_dump(mode="json")})
         self._tell(SessionThawed(**self._whose(), report=self._report))
+        sandbox.cgroups.settle()
 
     # ── the fill ──
 
-    def _follow_fill(self, criu: Criu) -> Future[None]:
-        """Have the pages come, and follow that in a thread of its own: CRIU, which needs some of them, waits for ever
-        when they can't."""
-        self._to_pager({"do": "begin"})
+    def _follow_fill(self, criu: Criu, images: int) -> Future[None]:
+        """Have the pages come, and follow that in a thread of its own: CRIU and what it has made so far need some of
+        them before the thaw, and would wait for ever when they can't come."""
+        self._to_pager({"do": "begin"}, [images])
         filling: Future[None] = Future()
 
         def follow() -> None:
@@ -238,7 +238,9 @@ class CriuArrival(Arrival):
                 self._await_fill()
             except BaseException as failed:
                 filling.set_exception(failed)
-                criu.kill()
+                if not self.thawed:
+                    criu.kill()
+                    self._sandbox.kill()
             else:
                 filling.set_result(None)
 

@@ -6,17 +6,18 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from sojourn.errors import MoveFailed, SojournError
 from sojourn.model import Strategy
-from sojourn.movers import connections
 from sojourn.movers.base import Departure, Facts, HangUp, Link, Note, Tell
+from sojourn.movers.connections import Connection, end_repair, outside_connections
 from sojourn.movers.criu import images
-from sojourn.movers.criu.service import NETWORK_KEY, Criu, Places, memory_folder
+from sojourn.movers.criu.service import Criu, Places, memory_folder
 from sojourn.movers.criu.shared_files import forget_sizes
+from sojourn.movers.haste import hastened
 from sojourn.movers.inspection import inspect
 from sojourn.movers.pager.lines import MOST_DESCRIPTORS, Lines
 from sojourn.movers.pager.supply import open_memory
@@ -33,6 +34,9 @@ MOST_SHARED_BYTES = 64 << 20
 _LONG_SEND_SECONDS = 1.0
 """A layer that took longer to send ahead is sent ahead again: what changed meanwhile should not wait for the freeze."""
 _MOST_SENDS_AHEAD = 4
+_CURE_SECONDS = 10.0
+"""CRIU left alone in the middle of a dump, by an agent that died, ends by itself and takes its code out of the tasks;
+killed before that, it would take them with it."""
 
 
 class CriuDeparture(Departure):
@@ -101,21 +105,24 @@ class CriuDeparture(Departure):
             meeting = self._greet(parcels, stack)
             source = None if meeting else self._start_page_source(link, stack)
             sent = self._send_layer_ahead(parcels)
-            criu = Criu(Places(self._folder, self._folder, "dump.log"))
+            criu = Criu(Places(self._folder, self._folder, "dump.log"), self._sandbox.network)
             stack.callback(criu.let_go)
             self._criu = Lasting.of(criu.pid)
             self._note_phase("freezing")
-            self._hang_up()
-            self._freeze()
+            stack.enter_context(hastened())
             with ThreadPoolExecutor(1) as beside:
-                rest = beside.submit(self._send_beside_dump, parcels, sent, meeting or source)
-                self._dump(criu)
-                rest.result()
-            self._send_session(parcels, meeting)
+                outside: list[Future[list[Connection]]] = []
+
+                def freeze() -> None:
+                    self._freeze()
+                    outside.append(beside.submit(self._send_beside_dump, parcels, sent, meeting or source))
+
+                self._dump(criu, freeze)
+                self._send_session(parcels, meeting, outside[0].result())
 
     def _greet(self, parcels: Parcels, stack: contextlib.ExitStack) -> Lines | None:
         """Agree on the way the memory goes: over a Unix socket when both are on one machine, else None."""
-        parcels.send(move=self._move, strategy=self._strategy, boot=boot_id(), binds=list(self._sandbox.binds))
+        parcels.send(move=self._move, strategy=self._strategy, boot=boot_id(), origin=self._sandbox.origin)
         answer, meeting = parcels.receive(), None
         self._paged = self._strategy == "lazy" or (bool(answer["pager"]) and not self._shares_memory())
         if (path := answer["meet"]) and self.direct:
@@ -153,19 +160,22 @@ class CriuDeparture(Departure):
         return sent
 
     def _freeze(self) -> None:
+        self._hang_up()
         self._frozen_at = time.monotonic()
         self._sandbox.freeze()
         self._mark("frozen")
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
 
-    def _send_beside_dump(self, parcels: Parcels, sent: Index, memory: Lines | None) -> None:
-        """What the tasks left in files, and access to their memory: both are settled once they stand still."""
+    def _send_beside_dump(self, parcels: Parcels, sent: Index, memory: Lines | None) -> list[Connection]:
+        """What the tasks left in files, and access to their memory: both are settled once they stand still. Returns
+        their connections to the outside, which take 10 ms to find."""
         sandbox = self._sandbox
         parcels.send(layer="last")
         parcels.send_stream(sandbox.layer.delta(sent, always=sandbox.restless_files()))
         self._mark("layer sent")
         if memory and self._paged:
             self._hand_over(memory)
+        return outside_connections(sandbox.root_pid() or 0)
 
     def _hand_over(self, memory: Lines) -> None:
         """Descriptors, not PIDs: what they lead to never changes."""
@@ -179,22 +189,28 @@ class CriuDeparture(Departure):
             for number in opened.values():
                 os.close(number)
 
-    def _dump(self, criu: Criu) -> None:
+    def _dump(self, criu: Criu, freeze: Callable[[], None]) -> None:
         sandbox = self._sandbox
         root = sandbox.root_pid()
         if root is None:
             raise MoveFailed(f"Session {self._name} ended before it could be frozen.")
-        external = [f"net[{sandbox.network.inode()}]:{NETWORK_KEY}", *(f"mnt[{bind}]:{bind}" for bind in sandbox.binds)]
+        external = [f"mnt[{bind}]:{bind}" for bind in sandbox.binds]
         boxes = sandbox.cgroups.boxes()
-        criu.dump(root, lazy=self._paged, freezer=boxes.get("freezer") or boxes[""], external=external)
+        freezer = boxes.get("freezer") or boxes[""]
+        try:
+            criu.dump(root, lazy=self._paged, freezer=freezer, external=external, freeze=freeze)
+        except BaseException:
+            # CRIU thaws the box while it works. If it was killed, tasks run now, their sockets in repair, where what
+            # they send is lost: the fewer moments the better.
+            sandbox.freeze()
+            raise
         self._mark("dumped")
         # From here on neither the end of CRIU nor a thaw of the box lets anything run.
         sandbox.hold()
         forget_sizes(self._folder, sandbox.binds)
 
-    def _send_session(self, parcels: Parcels, meeting: Lines | None) -> None:
+    def _send_session(self, parcels: Parcels, meeting: Lines | None, outside: list[Connection]) -> None:
         sandbox, sizes = self._sandbox, images.image_sizes(self._folder)
-        outside = connections.outside_connections(sandbox.root_pid() or 0)
         self._note_phase("sent")
         self.resumed = False
         parcels.send(
@@ -204,7 +220,7 @@ class CriuDeparture(Departure):
             marks=self._marks,
             outside=[connection.to_wire() for connection in outside],
         )
-        if meeting and not self._paged:
+        if meeting:
             with opened_folder(self._folder) as number:
                 meeting.send({"do": "images"}, [number])
         else:
@@ -217,14 +233,15 @@ class CriuDeparture(Departure):
         """The session runs here, from where it was stopped."""
         sandbox = self._sandbox
         self._drop()
-        connections.end_repair(sandbox.pids())
+        end_repair(sandbox.pids())
         sandbox.release()
         sandbox.thaw()
 
     def _drop(self) -> None:
-        for process in (self._criu, self._page_source):
-            if process:
-                process.kill()
+        if self._criu:
+            self._criu.end(_CURE_SECONDS)
+        if self._page_source:
+            self._page_source.kill()
         images.remove(self._folder)
 
     # ── inside ──

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from sojourn.errors import CriuFailed, SandboxFailed
+from sojourn.movers.haste import hasten
 from sojourn.movers.protobuf import Value, decode, encode
 from sojourn.sandbox.criu_path import find_criu
+from sojourn.sandbox.network import Network
 
-NETWORK_KEY = "extRootNetNS"
-"""What the images call the network namespace, which is made by the sandbox."""
-
-_ALL_WRITTEN, _READY_TO_RUN = b"post-dump", b"pre-resume"
-"""CRIU asks what to do next at some points, and waits for the answer with the tasks stopped."""
+_READY_TO_BEGIN, _ALL_WRITTEN, _READY_TO_RUN = b"pre-dump", b"post-dump", b"pre-resume"
+"""CRIU asks what to do next at some points, and waits for the answer; at the latter two with the tasks stopped."""
 
 _DUMP, _RESTORE, _CHECK, _NOTIFY, _VERSION = 1, 2, 3, 6, 10
 _LOG_ERRORS_AND_WARNINGS = 2
@@ -39,7 +38,7 @@ _TMPFS_MAGIC = 0x01021994
 
 # Fields of criu_opts.
 _IMAGES, _PID, _TCP, _FILE_LOCKS, _LOG_LEVEL, _LOG_FILE, _NOTIFY_SCRIPTS, _ROOT = 1, 2, 5, 8, 9, 10, 12, 13
-_WORK, _INHERIT, _CGROUPS, _GHOSTS, _EXTERNAL, _FREEZE, _LAZY, _NETWORK_LOCK = 17, 27, 34, 35, 37, 44, 48, 64
+_WORK, _CGROUPS, _GHOSTS, _EXTERNAL, _FREEZE, _LAZY, _NETWORK_LOCK = 17, 34, 35, 37, 44, 48, 64
 
 
 def memory_folder() -> Path:
@@ -65,32 +64,38 @@ class Places:
 class Criu:
     """One CRIU process, waiting for its one request."""
 
-    def __init__(self, places: Places, inherited: Mapping[str, int] = {}) -> None:
-        """`inherited`: name in the images -> a descriptor of ours that takes its place."""
+    def __init__(self, places: Places, network: Network) -> None:
+        """It is born in the session's network namespace, and so need not dump or make that one: what is in it is the
+        sandbox's affair, and walking through the connection tracking of the whole machine takes CRIU 25 ms."""
         path, _ = find_criu()
         self.places = places
-        self._inherited = dict(inherited)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(
-                [*own_run(), path, "swrk", str(theirs.fileno())],
-                pass_fds=[theirs.fileno(), *self._inherited.values()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=places.work,
-                start_new_session=True,
+            self._process: subprocess.Popen[bytes] = network.run(
+                lambda: subprocess.Popen(
+                    [*own_run(), path, "swrk", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd=places.work,
+                    start_new_session=True,
+                )
             )
+        hasten(self._process.pid)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def dump(self, root_pid: int, *, lazy: bool, freezer: Path, external: Sequence[str]) -> None:
-        """Write the images of a frozen tree of tasks. Returns with the tasks still stopped by CRIU, which is then to be
-        told to `let_go`; what is to keep them from running must be done before. `lazy`: without the pages.
+    def dump(
+        self, root_pid: int, *, lazy: bool, freezer: Path, external: Sequence[str], freeze: Callable[[], None]
+    ) -> None:
+        """Write the images of a tree of tasks, which `freeze`, called when CRIU is ready to begin, brings to a
+        standstill. Returns with the tasks still stopped by CRIU, which is then to be told to `let_go`; what is to keep
+        them from running must be done before. `lazy`: without the pages.
 
-        Raises CriuFailed; then the tasks stand as they stood before.
+        Raises CriuFailed, and what `freeze` raises; then the tasks stand as they stood before.
         """
         options = self._options(
             {
@@ -104,7 +109,9 @@ class Criu:
         )
         answer = self._ask(_DUMP, options)
         while answer.get(1) == _NOTIFY:
-            if _script(answer) == _ALL_WRITTEN:
+            if _script(answer) == _READY_TO_BEGIN:
+                freeze()
+            elif _script(answer) == _ALL_WRITTEN:
                 return
             self._send({1: _NOTIFY, 3: True})
             answer = self._receive("dump")
@@ -113,8 +120,7 @@ class Criu:
     def restore(self, root: Path, *, lazy: bool, external: Sequence[str], before_thaw: Callable[[], None]) -> int:
         """Make the tasks of the images below `root`; returns the PID of the first when they run. `lazy`: the pager
         listens in the work folder. `before_thaw` is called when all is made and nothing runs yet. Raises CriuFailed."""
-        inherit = [encode({1: name, 2: descriptor}) for name, descriptor in self._inherited.items()]
-        more = {_ROOT: str(root), _LAZY: lazy, _INHERIT: inherit, _EXTERNAL: list(external), _NOTIFY_SCRIPTS: True}
+        more = {_ROOT: str(root), _LAZY: lazy, _EXTERNAL: list(external), _NOTIFY_SCRIPTS: True}
         answer = self._ask(_RESTORE, self._options(more))
         while answer.get(1) == _NOTIFY:
             if _script(answer) == _READY_TO_RUN:

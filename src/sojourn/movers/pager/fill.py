@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sojourn.errors import MoveFailed
@@ -22,6 +22,8 @@ AROUND = 64 * PAGE
 """A fault brings this much from its address on: programs mostly go upwards."""
 STRIDE = 1 << 20
 """What is filled between two looks at the faults: a third of a millisecond."""
+SMALL = 8 << 20
+"""What lies in one piece up to this size is not a heap of data but what the program itself is made of."""
 BULK_ORDERS = 4
 URGENT_BUFFERS = 64
 
@@ -88,6 +90,7 @@ class Fill:
         self._landings: dict[Order, Landing] = {}
         self._arrived: dict[bool, deque[Landing]] = {True: deque(), False: deque()}
         self._cursor: tuple[Space, int] | None = None
+        self._small: deque[tuple[Space, int, int]] | None = None
         self._on_fork = on_fork
 
     @property
@@ -188,7 +191,9 @@ class Fill:
             self._cursor = (space, end)
 
     def _next_piece(self) -> tuple[Space, Piece] | None:
-        """From where the last fault was, upwards: there the program will come next."""
+        """What is small first, then from where the last fault was upwards: there the program will come next."""
+        if small := self._next_small():
+            return small
         if self._cursor:
             space, address = self._cursor
             if piece := space.pending.after(address):
@@ -196,6 +201,19 @@ class Fill:
         for space in self.spaces.values():
             if piece := space.pending.after(0):
                 return space, piece
+        return None
+
+    def _next_small(self) -> tuple[Space, Piece] | None:
+        """Nothing goes on for long without the program's own pages, the rider's before all: no client hears anything
+        until they are in."""
+        if self._small is None:
+            self._small = deque(small_extents(self.spaces.values()))
+        while self._small:
+            space, start, end = self._small[0]
+            piece = space.pending.after(start)
+            if piece and piece.start < end:
+                return space, piece.part(max(piece.start, start), min(piece.end, end))
+            self._small.popleft()
         return None
 
     # ── landing ──
@@ -267,3 +285,11 @@ class Fill:
             f"The page at {address:#x} can't be filled in: {os.strerror(failed)}.",
             "The session goes back to its source.",
         )
+
+
+def small_extents(spaces: Iterable[Space]) -> Iterator[tuple[Space, int, int]]:
+    """(space, start, end) of what is small; the smallest space first."""
+    for space in sorted(spaces, key=lambda space: space.pending.bytes):
+        for start, end in space.pending.extents():
+            if end - start <= SMALL:
+                yield space, start, end

@@ -43,6 +43,13 @@ class Lines:
         self._descriptors.extend(descriptors)
         return bool(text)
 
+    def receive(self) -> dict[str, Any] | None:
+        """The next line, however long it takes; None at the end."""
+        while b"\n" not in self._text:
+            if not self.pump():
+                return None
+        return next(self.messages())
+
     def messages(self) -> Iterator[dict[str, Any]]:
         """The complete lines so far."""
         while b"\n" in self._text:

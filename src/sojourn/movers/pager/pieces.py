@@ -52,6 +52,18 @@ class Pieces:
         position = self._position(address)
         return self._pieces[position] if position < len(self._pieces) else None
 
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """(start, end) of each run of pieces without a gap between them."""
+        start = end = 0
+        for piece in self._pieces:
+            if piece.start != end:
+                if start < end:
+                    yield start, end
+                start = piece.start
+            end = piece.end
+        if start < end:
+            yield start, end
+
     def cut(self, start: int, end: int) -> list[Piece]:
         """Take out all between two addresses; returns what was there."""
         first = self._position(start)

@@ -62,11 +62,10 @@ def send_all(connection: socket.socket, parts: Iterable[memoryview]) -> None:
 def take_memory(lines: Lines) -> FrozenMemory | None:
     """What the agent hands over; None when it ends before that, and so the move."""
     memory: dict[int, int] = {}
-    while lines.pump():
-        for message in lines.messages():
-            if message["do"] == "begin":
-                return FrozenMemory(memory)
-            memory.update(zip(message["tasks"], lines.take(len(message["tasks"])), strict=True))
+    while message := lines.receive():
+        if message["do"] == "begin":
+            return FrozenMemory(memory)
+        memory.update(zip(message["tasks"], lines.take(len(message["tasks"])), strict=True))
     return None
 
 

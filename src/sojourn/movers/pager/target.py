@@ -7,7 +7,7 @@ agent, and after a crash its successor, attaches. One JSON line is one message.
 
 From the agent: first either `{"do": "connections", "count": n}` with connections to the page source, one for faults and
 the rest for the bulk, or `{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory; then
-`{"do": "begin"}` when CRIU's images are there.
+`{"do": "begin"}` with a descriptor of the folder where CRIU's images are.
 
 To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself, `{"event": "restored"}`,
 `{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
@@ -145,7 +145,7 @@ class Target:
             elif message["do"] == "connections":
                 self._connections = [socket.socket(fileno=number) for number in self._agent.take(message["count"])]
             elif message["do"] == "begin":
-                self._begin()
+                self._begin(*self._agent.take())
         if ended:
             self._agent_left()
 
@@ -167,9 +167,10 @@ class Target:
 
     # ── CRIU ──
 
-    def _begin(self) -> None:
+    def _begin(self, images: int) -> None:
         """The images are here, CRIU is about to be asked: take its connection."""
-        self._pagemaps = lazy_pieces(self._folder)
+        self._pagemaps = lazy_pieces(Path(f"/proc/self/fd/{images}"))
+        os.close(images)
         urgent, bulk = self._supplies()
         self._fill = Fill(urgent, bulk, self._forked)
         self._watch(self._criu.fileno(), self._criu_connects)
