@@ -1,11 +1,13 @@
 """The kernelspec, installed into a folder of the test."""
 
+import json
 import os
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpecManager
 
-from sojourn.jupyter.kernelspec import NAME, install
+from sojourn.jupyter.kernel_session import kernel_command
+from sojourn.jupyter.kernelspec import NAME, install, kernel_json
 
 
 def test_jupyter_finds_what_was_installed(tmp_path, monkeypatch):
@@ -18,3 +20,10 @@ def test_jupyter_finds_what_was_installed(tmp_path, monkeypatch):
     assert os.access(spec.argv[0], os.X_OK)
     assert spec.metadata["kernel_provisioner"]["provisioner_name"] == "sojourn-provisioner"
     assert (Path(spec.resource_dir) / "logo-svg.svg").exists()
+
+
+def test_a_wheel_brings_the_same_kernelspec() -> None:
+    brought = json.loads((Path(__file__).parents[2] / "share/jupyter/kernels/sojourn/kernel.json").read_text())
+    written = kernel_json("sojourn-kernel")
+    assert brought["metadata"] == written["metadata"]
+    assert kernel_command(brought["argv"]) == ("python", "-m", "ipykernel_launcher", "-f", "{connection_file}")
