@@ -46,6 +46,11 @@ class Listener(threading.Thread):
         inside = [before, *(moment for moment in moments if since < moment < until), after]
         return max((later - earlier for earlier, later in pairwise(inside)), default=0.0)
 
+    def silences_within(self, since: float, until: float) -> list[float]:
+        """Seconds from each arrival between the two moments to the next one, whenever that came."""
+        moments = [moment for moment, _ in list(self.arrivals)]
+        return [later - earlier for earlier, later in pairwise(moments) if since <= earlier < until]
+
     def faults(self) -> dict[str, int]:
         """How many numbers were lost, came twice, or came out of order."""
         numbers = [number for _, number in self.arrivals]

@@ -44,7 +44,9 @@ def measure(heap_gb: float, moves: int, strategy: Wish, peers: bool) -> dict[str
         "strategy": strategy,
         **_summary([row for batch in batches for row in batch.moves], heap_gb),
         "baseline_gap_s": round(statistics.median(gap for batch in batches for gap in batch.quiet_gaps_s), 4),
-        "filling_gap_s": _spread([row["gap_s"] for row in summing]),
+        "filling_gap_s": _spread([row["filling_gap_s"] for row in summing]),
+        "baseline_filling_gap_s": _spread([row["baseline_filling_gap_s"] for row in summing]),
+        "summing_gap_s": _spread([row["gap_s"] for row in summing]),
         "wrong_pages": sum(batch.wrong_pages for batch in batches) + sum(row["wrong_pages"] for row in summing),
         **{fault: sum(batch.faults[fault] for batch in batches) for fault in batches[0].faults},
         **{name: {"gap_s": round(statistics.median(gaps), 4)} for name, gaps in peer_gaps.items()},
@@ -107,11 +109,16 @@ def _one_move(sojourner: sojourn.Client, session: str, listener: Listener, strat
 def _move_while_summing(
     sojourner: sojourn.Client, manager: KernelManager, client: Any, strategy: Wish
 ) -> dict[str, float]:
-    """A move during which the kernel reads its whole heap: the silences after the thaw are those of missing pages."""
+    """A move during which the kernel reads its whole heap. The silence of the move itself ends with the first line
+    after the thaw; those that begin later are of missing pages, or of the kernel's own two threads in each other's
+    way, which the baseline, taken before the move, has too."""
     session = session_of(manager)
     execute(client, "summing = Summing()")
     listener = Listener(client, client.execute("count_aloud()"))
     time.sleep(SETTLE_SECONDS)
+    quiet_since = time.monotonic()
+    time.sleep(2 * SETTLE_SECONDS)
+    moved = time.monotonic()
     here = sojourner.session(session).node
     there = next(node for node in NODES if node != here)
     outcome = sojourner.move(session, there, strategy=strategy, wait="thawed")
@@ -125,7 +132,9 @@ def _move_while_summing(
     listener.ended.wait(10)
     execute(client, "summing.go_on = False; summing.join()")
     return {
-        "gap_s": listener.longest_silence(thawed, filled),
+        "gap_s": listener.longest_silence(moved, thawed),
+        "filling_gap_s": max(listener.silences_within(thawed, filled), default=0.0),
+        "baseline_filling_gap_s": max(listener.silences_within(quiet_since, moved), default=0.0),
         "wrong_pages": _wrong_pages(client),
     }
 

@@ -25,17 +25,15 @@ import psutil
 
 from sojourn.client import Client
 from sojourn.errors import Refused, SojournError, Unreachable
-from sojourn.front.client import FrontClient, front_folder
+from sojourn.front.client import SECRETS, FrontClient, detached, front_folder
 from sojourn.front.words import Card
+from sojourn.lifecycle import ENDED
 from sojourn.model import NodeStatus, NodeView, SessionStatus
-from sojourn.settings import Controller, configured_controller, data_folder, nodes_folder, write_private
+from sojourn.settings import Controller, cap_log, configured_controller, data_folder, nodes_folder, write_private
 
 START_SECONDS = 30.0
 """How long the controller may take to answer, and then its nodes to come online."""
 STOP_SECONDS = 10.0
-ENDED = (SessionStatus.STOPPED, SessionStatus.FAILED, SessionStatus.LOST)
-STARTERS = ("SOJOURN_TOKEN", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JPY_PARENT_PID", "TMPDIR")
-"""What of its environment is the starter's own: tokens, and a folder for what is to end with it."""
 
 Found = TypeVar("Found")
 Say = Callable[[str], None]
@@ -73,6 +71,8 @@ def _start(nodes: Sequence[str] | None, say: Say | None, sandbox: str | None) ->
     memory = _memory()
     names = tuple(nodes or memory.get("nodes") or default_nodes())
     memory["sandbox"] = sandbox or memory.get("sandbox", "auto")
+    for part in ("controller", *names):
+        cap_log(_log(part))
     controller = _controller(memory)
     started = [name for name in names if _node(memory, name, controller)]
     if started:
@@ -123,7 +123,10 @@ def greeting(nodes: Sequence[NodeView]) -> str:
     """What the user is told at the very first start."""
     capabilities = nodes[0].capabilities
     where = f"the node{'s' if len(nodes) > 1 else ''} {' and '.join(node.name for node in nodes)}"
-    reasons = "".join(f"\n  {what}: {why}" for what, why in capabilities.refusals.items())
+    lacking: dict[str, list[str]] = {}
+    for what, why in capabilities.refusals.items():
+        lacking.setdefault(why, []).append(what)
+    reasons = "".join(f"\n  {', '.join(whats)}: {why}" for why, whats in lacking.items())
     if capabilities.strategies:
         but = f" Not possible:{reasons}" if reasons else ""
         return f"Sojourn runs on this machine with {where}; sessions can move between them.{but}"
@@ -181,22 +184,15 @@ def _spawn(
     memory: dict[str, Any], name: str, argv: list[str], of: str = "", secrets: dict[str, str] | None = None
 ) -> None:
     """Start a part as a process of its own session, and remember it at once."""
-    environment = {key: value for key, value in os.environ.items() if key not in STARTERS} | (secrets or {})
+    environment = {key: value for key, value in os.environ.items() if key not in SECRETS} | (secrets or {})
     with _log(name).open("ab") as log:
         quote_from = log.tell()
         process = subprocess.Popen(
-            argv, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_detached()
+            argv, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, **detached()
         )
     created = psutil.Process(process.pid).create_time()
     memory["parts"][name] = {"pid": process.pid, "created": created, "of": of, "log": quote_from}
     _remember(memory)
-
-
-def _detached() -> dict[str, Any]:
-    """The arguments of Popen that make a process outlive its starter's terminal."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
-    return {"start_new_session": True}
 
 
 def _process(part: dict[str, Any] | None) -> psutil.Process | None:

@@ -7,8 +7,10 @@ below one folder, which is also how tests keep apart.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,17 @@ def configured_controller() -> Controller | None:
         return None
     token = os.environ.get("SOJOURN_TOKEN") or settings.get("token") or ""
     return Controller(url.rstrip("/"), token)
+
+
+LOG_BYTES = 16 << 20
+
+
+def cap_log(path: Path) -> None:
+    """A log that has grown long becomes NAME.1 and begins anew. Whoever writes it may go on, if it appends."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES:
+            shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)
 
 
 def write_private(path: Path, body: dict[str, Any]) -> None:

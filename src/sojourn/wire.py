@@ -266,6 +266,8 @@ class MoveStumbled(Word):
 
     `resumed`: only ever true from the source, and only when it had not sent everything: the session runs there as if
     nothing had happened, under its old incarnation.
+    `scathed`: only from the source, and never together with `resumed`: it has not sent everything, but its programs ran
+    for a moment with connections that carry nothing. Nobody is let in until it is rolled back, to a new epoch.
     """
 
     event: Literal["move_stumbled"] = "move_stumbled"
@@ -273,6 +275,7 @@ class MoveStumbled(Word):
     session: str
     side: Literal["source", "target"]
     resumed: bool
+    scathed: bool = False
     error: dict[str, str]
 
 

@@ -17,6 +17,15 @@ from sojourn.testing.parts import until
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120)]
 
 
+def test_a_kernel_has_the_parts_started_again(sojourner: sojourn.Client, kernel: tuple[Any, Any]) -> None:
+    """Where nobody runs `sojourn up`."""
+    old = embedded._memory()["parts"]["here"]["pid"]
+    psutil.Process(old).kill()
+    until(lambda: embedded._memory()["parts"]["here"]["pid"] != old, "another agent")
+    until(lambda: all(node.status == "online" for node in sojourner.nodes()), "both nodes")
+    assert execute(kernel[1], "1 + 1") == "2"
+
+
 @pytest.mark.parametrize("dead", [("here",), ("there",), ("controller",), ("controller", "here", "there")])
 def test_a_session_outlives_the_parts(
     sojourner: sojourn.Client, kernel: tuple[Any, Any], dead: tuple[str, ...]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sojourn.errors import Incompatible, SojournError
+from sojourn.errors import Immovable, Incompatible, SojournError
 from sojourn.model import Mount, Program, SessionSpec, Strategy
 from sojourn.movers import arrival, departure, probe, recover_arrival, recover_departure
 from sojourn.movers.criu.arrival import CriuArrival
@@ -43,6 +43,8 @@ heap = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for page in range(pages):
     if page % 64 < 48:  # some pages are never touched
         struct.pack_into("Q", heap, page * 4096, page + 1)
+if trouble == "a family of sockets that CRIU does not know":
+    strange = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
 if trouble == "io_uring":
     ring = ctypes.CDLL(None).syscall(425, 4, ctypes.create_string_buffer(120))
     assert ring >= 0
@@ -377,8 +379,19 @@ def test_killed_while_filling_goes_back_to_the_moment_of_the_move(
     assert left_in_memory(move) == []
 
 
-def test_a_dump_that_fails_leaves_the_session_running(ground: Ground) -> None:
+def test_what_can_not_travel_is_refused_before_the_freeze(ground: Ground) -> None:
     here, there = ground.running(trouble="io_uring"), ground.sandbox("there")
+    move = Move(here, there, "lazy")
+    with pytest.raises(Immovable, match=r"io_uring is in use: process \d+ \(python"):
+        move.run()
+    assert move.named(SessionFrozen) is None
+    assert move.departure.resumed
+    move.arrival.abandon()
+    assert runs(here)
+
+
+def test_a_dump_that_fails_leaves_the_session_running(ground: Ground) -> None:
+    here, there = ground.running(trouble="a family of sockets that CRIU does not know"), ground.sandbox("there")
     move = Move(here, there, "lazy")
     with pytest.raises(SojournError, match="CRIU could not dump"):
         move.run()

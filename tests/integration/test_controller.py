@@ -599,6 +599,22 @@ async def test_what_one_session_can_not_take_the_others_do(house: Running, monke
     assert met == [second.id]
 
 
+async def test_a_move_that_was_slept_over_is_not_late(house: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, there = await house.pair()
+    view = await house.session()
+    moving = await house.client.move(view.id, "there", wait="accepted")
+    assert moving.move
+    await thaw(there)
+    await house.until(view.id, lambda view: view.status is SessionStatus.FILLING)
+    slept = lambda: time.time() + 7200  # noqa: E731
+    for part in (house.controller, house.controller.reconciler):
+        monkeypatch.setattr(part, "clock" if part is house.controller else "_clock", slept)
+    await asyncio.sleep(0.6)
+    assert (await house.client.session(view.id)).status is SessionStatus.FILLING
+    await fill(there)
+    await house.until(view.id, lambda view: view.status is SessionStatus.RUNNING)
+
+
 async def test_watchers_get_fresh_tickets_when_the_clock_has_jumped(tmp_path: Path) -> None:
     """As when the machine has slept: asyncio's clock stood still meanwhile."""
     now = time.time()
@@ -754,3 +770,10 @@ async def test_a_route_that_is_none_is_an_error_like_any_other(house: Running) -
         for answer in (await http.get("/api/nonsense"), await http.put("/api/nodes")):
             assert answer.status_code in (404, 405)
             assert set(answer.json()) == {"code", "message", "hint"}
+
+
+async def test_a_stranger_can_not_fill_the_memory(house: Running) -> None:
+    async with httpx.AsyncClient(base_url=house.url, trust_env=False) as http:
+        answer = await http.post("/api/sessions", content=b'"' + b"x" * (9 << 20))
+        assert answer.status_code == 413
+        assert (await http.post("/api/sessions", json={})).status_code in (401, 422)

@@ -135,8 +135,11 @@ class RiderProcess:
 class FakeAgent:
     """Brings clients to the rider: by passing their socket on, or by splicing."""
 
-    def __init__(self, rider: RiderProcess, passes: bool, incarnation: int = 1, epoch: int = 0) -> None:
+    def __init__(
+        self, rider: RiderProcess, passes: bool, incarnation: int = 1, epoch: int = 0, anchor: str = "a1"
+    ) -> None:
         self.rider, self.passes, self.incarnation, self.epoch = rider, passes, incarnation, epoch
+        self.anchor = anchor
         self.gate = threading.Event()
         self.gate.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -185,7 +188,7 @@ class FakeAgent:
         assert read_line(client)["ticket"] == "let me in"
         client.sendall(b'{"ok": true}\n')
         self.gate.wait()
-        first = {"attach": "tunnel", "anchor": "a1", "incarnation": self.incarnation, "epoch": self.epoch}
+        first = {"attach": "tunnel", "anchor": self.anchor, "incarnation": self.incarnation, "epoch": self.epoch}
         with self._lock:
             self._carried.append(client)
         if self.passes:
@@ -209,12 +212,12 @@ class FakeAgent:
 
 
 class AnchorThread:
-    def __init__(self) -> None:
+    def __init__(self, anchor: str = "a1") -> None:
         self.loop = Loop()
         self.states: list[tuple[str, str]] = []
         self.said: list[dict[str, Any]] = []
         self.anchor = Anchor(
-            self.loop, "s1", "a1", on_control=self.said.append, on_state=lambda *what: self.states.append(what)
+            self.loop, "s1", anchor, on_control=self.said.append, on_state=lambda *what: self.states.append(what)
         )
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
         self.thread.start()
@@ -501,6 +504,57 @@ def test_output_waits_in_the_spool_and_is_cut_off_with_a_reason_when_that_is_ful
     wait_for(lambda: not list((tmp_path / "spool").glob("*")))
     agent.close()
     rider.stop()
+
+
+def test_nothing_is_kept_for_the_anchor_of_a_front_that_was_killed(tmp_path: Path) -> None:
+    port = free_port()
+    rider = RiderProcess(
+        tmp_path, str(tmp_path / "rider"), [sys.executable, "-c", SOURCE, str(port), "8"], memory_bytes=1 << 16
+    )
+    fronts = [AnchorThread(name) for name in ("f.1", "g.1", "f.2")]
+    agents = [FakeAgent(rider, True, anchor=name) for name in ("f.1", "g.1", "f.2")]
+    killed, other, new = fronts
+    try:
+        for front, agent in zip(fronts[:2], agents[:2], strict=True):
+            front.call(front.anchor.place, agent.place())
+            wait_for(lambda front=front: front.anchor.state == "connected")
+        reader = killed.connect(killed.call(killed.anchor.listen, f"tcp:127.0.0.1:{port}"))
+        assert reader.recv(1)
+        agents[0].gate.clear()
+        agents[0].cut()
+        wait_for(lambda: any((tmp_path / "spool").glob("*")))
+        new.call(new.anchor.place, agents[2].place())
+        wait_for(lambda: not any((tmp_path / "spool").iterdir()))
+        assert other.anchor.state == "connected"
+        control = rider.control()
+        assert read_line(control)["anchors"] == ["g.1", "f.2"]
+        control.close()
+        reader.close()
+    finally:
+        for front in fronts:
+            front.stop()
+        rider.stop()
+
+
+def test_a_target_that_means_nothing_ends_its_own_stream_alone(
+    echo: tuple[RiderProcess, int], near: AnchorThread
+) -> None:
+    rider, port = echo
+    near.call(near.anchor.place, FakeAgent(rider, rider.address.startswith("/")).place())
+    good = near.connect(near.call(near.anchor.listen, f"tcp:127.0.0.1:{port}"))
+    bad = near.connect(near.call(near.anchor.listen, "tcp:nowhere"))
+    assert bad.recv(1) == b""
+    good.sendall(b"still here")
+    assert good.recv(10) == b"still here"
+
+
+def test_a_verb_that_is_too_long_is_refused_at_once(echo: tuple[RiderProcess, int]) -> None:
+    rider, _ = echo
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(rider.verbs))
+        asking.sendall(json.dumps({"name": "move", "arguments": {"to": "x" * 20000}}).encode() + b"\n")
+        answer = read_line(asking)
+    assert (answer["ok"], answer["body"]["code"]) == (False, "invalid")
 
 
 def test_a_wrong_secret_is_refused(echo: tuple[RiderProcess, int]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sojourn.agent.agent import outward_address
+from sojourn.agent.agent import is_loopback, outward_address
 from sojourn.agent.capabilities import sandbox_kinds
 from sojourn.agent.main import TOKEN_VARIABLE, parse
 from sojourn.errors import DoesNotFit, Invalid
@@ -38,6 +38,12 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         parse([*URL, "--listen", address])
 
 
+@pytest.mark.parametrize("url", ["ftp://host", "host:8571", ""])
+def test_a_controller_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(Invalid, match="not the address of a controller"):
+        parse(["--controller", url])
+
+
 def test_a_token_file_that_is_not_there_is_refused() -> None:
     with pytest.raises(Invalid, match="join token"):
         parse([*URL, "--token-file", "/no/such/file"])
@@ -50,6 +56,11 @@ def test_the_kinds_of_sandbox_follow_what_is_there() -> None:
     assert sandbox_kinds("runc", {}) == ("runc",)
     with pytest.raises(DoesNotFit, match="no root"):
         sandbox_kinds("runc", {"runc": "no root"})
+
+
+def test_which_hosts_only_this_machine_reaches() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "[::1]", "::1")))
+    assert not any(map(is_loopback, ("10.0.0.1", "node.example", "[2001:db8::1]", "")))
 
 
 def test_the_address_on_the_way_to_the_controller() -> None:

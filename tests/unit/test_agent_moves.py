@@ -21,7 +21,7 @@ from sojourn.agent.departures import Departures
 from sojourn.agent.journal import Journal, Life
 from sojourn.agent.recovery import recover
 from sojourn.agent.runner import Node, Runner
-from sojourn.errors import MoveFailed, SandboxFailed, Unreachable
+from sojourn.errors import Busy, MoveFailed, SandboxFailed, Unreachable
 from sojourn.model import MoveReport, Program, SessionSpec
 from sojourn.wire import (
     AbandonArrival,
@@ -36,6 +36,7 @@ from sojourn.wire import (
     PrepareArrival,
     RollBackMove,
     SandboxStopped,
+    SessionDied,
     SessionFilled,
     SessionFrozen,
     SessionSent,
@@ -94,7 +95,7 @@ class PretendedMover:
 
     def __init__(self, script: Callable[[PretendedMover], None], **callables: Any) -> None:
         self.script, self.calls = script, callables
-        self.resumed, self.thawed = True, False
+        self.resumed, self.scathed, self.thawed = True, False, False
         self.did: list[str] = []
         self.link: Any = None
         self.broken = threading.Event()
@@ -213,6 +214,19 @@ def waits_for_the_link_to_break(mover: PretendedMover) -> None:
     raise MoveFailed("The link broke.")
 
 
+def is_scathed(mover: PretendedMover) -> None:
+    mover.tell(SessionFrozen(move="m", session="s"))
+    mover.resumed, mover.scathed = False, True
+    raise MoveFailed("CRIU was killed.")
+
+
+def is_scathed_when_the_link_breaks(mover: PretendedMover) -> None:
+    with contextlib.suppress(MoveFailed):
+        waits_for_the_link_to_break(mover)
+    mover.resumed, mover.scathed = False, True
+    raise MoveFailed("CRIU was killed.")
+
+
 def fails_at_once(mover: PretendedMover) -> None:
     raise MoveFailed("CRIU said no.")
 
@@ -304,6 +318,37 @@ async def test_a_rollback_in_the_middle_of_the_departure_ends_it(house: House, s
     assert house.life.incarnation == 3
 
 
+async def test_a_scathed_session_lets_nobody_in_before_its_new_epoch(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    attendance = await house.inhabit()
+    script(is_scathed)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    stumbled = await house.hears(MoveStumbled)
+    assert (stumbled.resumed, stumbled.scathed) == (False, True)
+    with pytest.raises(Busy):
+        await knock(house, incarnation=1)
+    assert house.runner.held()[0].state == "departing"
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    assert (await house.hears(MoveRolledBack)).incarnation == 3
+    await attendance.line.attached(5)
+    assert (sandbox.first_lines[-1]["incarnation"], sandbox.first_lines[-1]["epoch"]) == (3, 2)
+    assert (house.life.state, house.journal.halves()) == ("running", [])
+
+
+async def test_a_session_found_scathed_at_its_rollback_asks_for_a_new_epoch(house: House, script: Script) -> None:
+    await house.inhabit()
+    script(is_scathed_when_the_link_breaks)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=1))
+    assert (await house.hears(MoveStumbled)).scathed
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=4, epoch=2))
+    assert (await house.hears(MoveRolledBack)).incarnation == 4
+    assert (house.life.incarnation, house.life.epoch) == (4, 2)
+
+
 async def test_a_rollback_may_come_again_and_an_older_one_is_ignored(house: House, script: Script) -> None:
     await house.inhabit()
     script(sends_all)
@@ -327,6 +372,41 @@ async def test_a_session_stopped_in_the_middle_of_its_departure_is_gone(
     assert made[0].did == ["commit"]
     assert "removed" in sandbox.did
     assert (house.journal.lives(), house.journal.halves()) == ([], [])
+
+
+async def test_a_death_is_told_even_if_it_can_not_be_cleaned_up_after(
+    house: House, sandbox: PretendedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attendance = await house.inhabit()
+    sandbox.running = False
+
+    def stuck() -> None:
+        raise SandboxFailed("The cgroup can't be removed.")
+
+    monkeypatch.setattr(sandbox, "log", lambda size: "", raising=False)
+    monkeypatch.setattr(sandbox, "remove", stuck)
+    house.runner.died(attendance)
+    assert (await house.hears(SessionDied)).incarnation == 1
+    assert house.life.state == "stopping"
+    monkeypatch.undo()
+    monkeypatch.setattr(Node, "sandbox", lambda self, life: sandbox)
+    house.runner.instruct(StopSandbox(session="s", incarnation=1))
+    await house.hears(SandboxStopped)
+    assert house.journal.lives() == []
+
+
+async def test_one_sandbox_that_can_not_be_removed_does_not_keep_the_agent_from_starting(
+    house: House, sandbox: PretendedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = Life(session="s", born=1, incarnation=1, epoch=1, state="stopping", sandbox="runc", spec=SPEC)
+    house.journal.write_life(life)
+
+    def busy() -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(sandbox, "remove", busy)
+    await recover(house.runner, house.departures, house.arrivals)
+    assert house.journal.lives() == [life]
 
 
 async def test_a_departure_of_nobody_stumbles(house: House, script: Script) -> None:
@@ -475,6 +555,19 @@ async def test_a_departure_cut_off_before_all_was_sent_goes_on_here(
     assert (await heir.hears(MoveStumbled)).resumed
     assert mover.did == ["roll_back"]
     assert (heir.life.state, heir.journal.halves()) == ("running", [])
+    await heir.runner.leave()
+
+
+async def test_a_departure_found_scathed_waits_for_its_new_epoch(house: House, script: Script, tmp_path: Path) -> None:
+    await house.inhabit()
+    script(waits_for_the_link_to_break)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    heir, _ = await successor(house, tmp_path, script, resumed=True, scathed=True)
+    assert (await heir.hears(MoveStumbled)).scathed
+    assert heir.runner.held()[0].state == "departing"
+    heir.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    await heir.hears(MoveRolledBack)
     await heir.runner.leave()
 
 

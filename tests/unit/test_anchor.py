@@ -256,6 +256,19 @@ def test_a_move_that_came_to_nothing_goes_on_where_it_was(scene: Scene) -> None:
     scene.until(lambda: scene.states == ["connected", "away", "connected"])
 
 
+def test_who_waits_at_the_expected_place_does_not_dial_it_again_when_the_session_is_there(scene: Scene) -> None:
+    here, there = scene.far.agent(), scene.far.agent(incarnation=2, holds=True)
+    scene.anchor.place(here.place())
+    scene.until(lambda: scene.anchor.state == "connected")
+    scene.anchor.expect(there.place())
+    scene.until(lambda: there.held)
+    scene.anchor.place(there.place("t2"))
+    scene.rest()
+    assert len(there.calls) == 1, "its connection may be before the rider by now"
+    there.let_through()
+    scene.until(lambda: scene.anchor.state == "connected")
+
+
 def test_a_session_that_is_elsewhere_is_not_served_by_the_old_connection(scene: Scene) -> None:
     here, there = scene.far.agent(), scene.far.agent(incarnation=2, holds=True)
     scene.anchor.place(here.place())

@@ -12,8 +12,10 @@ import click
 import nbformat
 import pytest
 import typer
+from fastapi.routing import APIRoute, APIWebSocketRoute
 
 from sojourn.cli.main import app
+from sojourn.controller.routes import router
 from sojourn.directive import find_directive
 from sojourn.tunnel import frames
 
@@ -55,21 +57,30 @@ def test_no_documented_command_is_made_up() -> None:
             assert any(line == known or line.startswith(f"{known} ") or known == line for known in COMMANDS), line
 
 
-def routes() -> set[str]:
-    """Paths as the controller's source declares them."""
-    found: set[str] = set()
-    for file in (ROOT / "src/sojourn/controller").rglob("*.py"):
-        found |= set(re.findall(r"""["'](/api/[^"'?]*)["']""", file.read_text()))
-    return found
-
-
 def shape(path: str) -> str:
     return re.sub(r"{[^}]*}", "{}", path)
 
 
-def test_every_route_is_documented() -> None:
-    documented = {shape(path) for path in re.findall(r"(/api/[^`?\s]*)", page("api.md"))}
-    assert {shape(path) for path in routes()} <= documented
+def routes() -> set[str]:
+    """`GET /api/nodes` and the like, as the controller has them."""
+    return {
+        f"{method} {shape(route.path)}"
+        for route in router.routes
+        if isinstance(route, APIRoute | APIWebSocketRoute)
+        for method in getattr(route, "methods", {"WS"})
+    }
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    table = [line for line in page("api.md").splitlines() if line.startswith("| `")]
+    named = {name for line in table for name in re.findall(r"`([A-Z]+ /api/[^`?]*)`", line.split("|")[1])}
+    assert {shape(name) for name in named} == routes()
+
+
+def test_no_message_advises_a_command_that_is_made_up() -> None:
+    for file in (ROOT / "src").rglob("*.py"):
+        for line in re.findall(r"`(sojourn [a-z]+(?: [a-z]+)?)", file.read_text()):
+            assert any(line == known or line.startswith(f"{known} ") for known in COMMANDS), f"{file.name}: {line}"
 
 
 def test_every_environment_variable_is_documented() -> None:

@@ -11,6 +11,7 @@ from sojourn import wire
 from sojourn.errors import Busy, Refused, SessionLost, Unreachable
 from sojourn.lifecycle import (
     Berth,
+    ClockJumped,
     ControllerStarted,
     DepartTo,
     Limits,
@@ -318,6 +319,41 @@ def test_a_source_that_says_it_resumed_after_sending_is_not_believed() -> None:
     assert (story.phase, story.instructions()) == (MovePhase.ROLLING_BACK, [("there", "abandon_arrival")])
 
 
+def scathed(story: Story) -> Story:
+    return story.hear("here", wire.MoveStumbled, side="source", resumed=False, scathed=True)
+
+
+def test_a_scathed_source_goes_on_at_once_and_every_stream_is_reset() -> None:
+    story = scathed(departing().hear("here", wire.SessionFrozen))
+    assert (story.status, place(story.session)) == (SessionStatus.MOVING, None)
+    assert story.instructions() == [("there", "abandon_arrival"), ("here", "roll_back_move")]
+    before = story.session
+    assert (scathed(story).session, story.instructions()) == (before, [])  # it may come twice
+    story.hear("there", wire.ArrivalAbandoned).hear("here", wire.MoveRolledBack, incarnation=3)
+    assert (story.status, story.copy, story.phase) == (SessionStatus.RUNNING, ("here", 3, 2), MovePhase.FAILED)
+    assert "criu said no" in story.session.reason
+    assert scathed(story).copy == ("here", 3, 2)
+    assert story.instructions() == []
+
+
+def test_a_source_scathed_while_the_target_is_called_back_is_reset_too() -> None:
+    story = scathed(departing().feed(MoveCancelled("m")))
+    assert story.instructions() == [("there", "abandon_arrival")]
+    story.hear("there", wire.ArrivalAbandoned).hear("here", wire.MoveRolledBack, incarnation=3)
+    assert story.copy == ("here", 3, 2)
+
+
+def test_a_source_found_scathed_when_it_was_let_go_is_let_go_again() -> None:
+    """The first time its streams were to go on."""
+    story = departing().feed(MoveCancelled("m")).hear("there", wire.ArrivalAbandoned)
+    assert story.copy == ("here", 3, 1)
+    story.told.clear()
+    assert scathed(story).instructions() == [("here", "roll_back_move")]
+    story.hear("here", wire.MoveRolledBack, incarnation=3)  # of the first, should it come
+    assert story.phase is MovePhase.ROLLING_BACK
+    assert story.hear("here", wire.MoveRolledBack, incarnation=4).copy == ("here", 4, 2)
+
+
 @pytest.mark.parametrize("begun", [sent, filling])
 def test_a_target_out_of_reach_is_fenced(begun: Any) -> None:
     story = begun().feed(NodeLeft("there")).after(19)
@@ -462,3 +498,18 @@ def test_a_controller_that_was_away_does_not_take_its_own_silence_for_an_answer(
     story.now = 10_000.0
     story.feed(ControllerStarted()).feed(Tick())
     assert (story.status, story.instructions()) == (SessionStatus.FILLING, [])
+
+
+def test_time_in_which_nobody_could_answer_makes_nobody_late() -> None:
+    story = Story().feed(SessionWanted())
+    story.feed(ClockJumped(7200)).after(7299)
+    assert story.session.status is SessionStatus.STARTING
+    story.after(2)
+    assert story.session.status is SessionStatus.FAILED
+
+
+def test_a_clock_that_jumps_is_nothing_to_who_waits_for_nothing() -> None:
+    story = Story(status=SessionStatus.RUNNING)
+    before = story.session
+    story.feed(ClockJumped(-7200))
+    assert (story.session, story.told) == (before, [])

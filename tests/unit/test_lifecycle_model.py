@@ -46,6 +46,7 @@ MISHAPS = (
     + ("the_agent_dials_again",) * 4
     + (
         "the_mover_stumbles",
+        "its_criu_is_killed",
         "a_report_arrives_but_not_its_acknowledgement",
         "the_controller_restarts",
         "a_node_dies",
@@ -63,6 +64,8 @@ class Copy:
     has_images: bool = False
     whole: bool = True
     epoch: int = 1
+    scathed: bool = False
+    """What its connections carried is lost: it must not go on in this epoch."""
 
     @property
     def live(self) -> bool:
@@ -141,7 +144,7 @@ class World(RuleBasedStateMachine):
 
     def _StartSandbox(self, node: Node, asked: wire.StartSandbox) -> None:  # noqa: N802
         if asked.incarnation not in node.copies and "s" not in node.over:
-            node.copies[asked.incarnation] = Copy("running")
+            node.copies[asked.incarnation] = Copy("running", epoch=asked.epoch)
         node.journal.append(wire.SandboxStarted(session="s", incarnation=asked.incarnation, sandbox="runc"))
 
     def _StopSandbox(self, node: Node, asked: wire.StopSandbox) -> None:  # noqa: N802
@@ -171,6 +174,9 @@ class World(RuleBasedStateMachine):
         node.journal.append(wire.MoveCommitted(move=asked.move, session="s"))
 
     def _RollBackMove(self, node: Node, asked: wire.RollBackMove) -> None:  # noqa: N802
+        if (hurt := node.of(asked.move, "departing")) and hurt[1].scathed and asked.epoch <= hurt[1].epoch:
+            node.journal.append(self.stumble(asked.move, "source", resumed=False, scathed=True))
+            return
         node.over.add(asked.move)
         assert asked.epoch > self.met.get(asked.move, 0), "streams go on from what clients met elsewhere"
         found = node.of(asked.move, "departing", "departed", "running") or next(iter(node.copies.items()), None)
@@ -178,7 +184,7 @@ class World(RuleBasedStateMachine):
             node.journal.append(wire.SessionDied(session="s", incarnation=asked.incarnation, reason="not here"))
             return
         del node.copies[found[0]]
-        node.copies[asked.incarnation] = Copy("running")
+        node.copies[asked.incarnation] = Copy("running", epoch=asked.epoch)
         node.journal.append(wire.MoveRolledBack(move=asked.move, session="s", incarnation=asked.incarnation))
 
     def _AbandonArrival(self, node: Node, asked: wire.AbandonArrival) -> None:  # noqa: N802
@@ -187,8 +193,9 @@ class World(RuleBasedStateMachine):
         node.over.add(asked.move)
         node.journal.append(wire.ArrivalAbandoned(move=asked.move, session="s"))
 
-    def stumble(self, move: str, side: str, resumed: bool) -> wire.MoveStumbled:
-        return wire.MoveStumbled(move=move, session="s", side=side, resumed=resumed, error=ERROR)  # type: ignore[arg-type]
+    def stumble(self, move: str, side: str, resumed: bool, scathed: bool = False) -> wire.MoveStumbled:
+        said = {"move": move, "session": "s", "side": side, "resumed": resumed, "scathed": scathed, "error": ERROR}
+        return wire.MoveStumbled.model_validate(said)
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -234,6 +241,8 @@ class World(RuleBasedStateMachine):
 
     def work(self, node: Node, number: int, copy: Copy) -> None:
         other = next(one for one in self.nodes.values() if one is not node)
+        if copy.scathed:
+            return
         if copy.state == "departing" and copy.move:
             arrival = other.of(copy.move, "arriving")
             if arrival and arrival[1].prepared and not other.dead:
@@ -260,9 +269,21 @@ class World(RuleBasedStateMachine):
         node.journal.append(self.stumble(copy.move, "source", resumed=True))
         copy.state = "running"
 
+    def its_criu_is_killed(self, name: str) -> None:
+        """The agent notices it at once or, in every second move, when it lets the session go."""
+        node = self.nodes[name]
+        for copy in node.copies.values():
+            if copy.state == "departing" and copy.move and not copy.scathed:
+                copy.scathed = True
+                if self.moves % 2:
+                    continue
+                node.journal.append(self.stumble(copy.move, "source", resumed=False, scathed=True))
+
     def the_mover_stumbles(self, name: str) -> None:
         node = self.nodes[name]
         for copy in node.copies.values():
+            if copy.scathed:
+                continue
             if copy.state == "departing":
                 self.resume(node, copy)
             elif copy.state == "departed" and copy.move:

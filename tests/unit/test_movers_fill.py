@@ -129,6 +129,30 @@ def test_everything_is_filled_once_and_counted(story: Story) -> None:
     assert (story.fill.filled_bytes, story.fill.dropped_bytes) == (700 * PAGE, 0)
 
 
+def test_the_smallest_space_and_what_is_small_come_before_a_heap(story: Story) -> None:
+    heap = module.SMALL // PAGE + 1
+    story.fill.add(3, 6, [Piece(0, heap * PAGE, 0), Piece(BASE, BASE + PAGE, BASE)])
+    story.fill.add(4, 1, [Piece(BASE, BASE + 2 * PAGE, BASE)])
+    story.fill.restored = True
+    story.fill.step()
+    assert [(order.task, order.address) for order in story.bulk.orders[:3]] == [(1, BASE), (6, BASE), (6, 0)]
+
+
+def test_a_heap_may_be_made_to_wait_but_for_faults(story: Story) -> None:
+    heap = module.SMALL // PAGE + 1
+    space, memory = story.space(3, heap)
+    story.fill.restored = story.fill.only_small = True
+    story.fill.step()
+    assert not story.bulk.orders
+    story.happens(space, Fault(BASE + PAGE))
+    story.urgent.bring()
+    story.fill.step()
+    assert BASE + PAGE in memory.pages
+    story.fill.only_small = False
+    story.finish()
+    assert memory.pages == expected(heap)
+
+
 def test_a_fault_before_crius_end_is_answered(story: Story) -> None:
     space, memory = story.space(3, 100)
     story.happens(space, Fault(BASE + 5 * PAGE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sojourn.movers.pager.pieces import PAGE, Piece, Pieces
@@ -14,6 +14,12 @@ def pages(pieces: Pieces) -> dict[int, int]:
         for piece in pieces
         for address in range(piece.start, piece.end, PAGE)
     }
+
+
+def test_pieces_that_touch_are_one_extent() -> None:
+    pieces = Pieces([Piece(0, PAGE, 0), Piece(PAGE, 3 * PAGE, 9 * PAGE), Piece(5 * PAGE, 6 * PAGE, 0)])
+    assert list(pieces.extents()) == [(0, 3 * PAGE), (5 * PAGE, 6 * PAGE)]
+    assert not list(Pieces().extents())
 
 
 def test_a_cut_splits_and_keeps_the_origin() -> None:
@@ -41,6 +47,7 @@ def test_memory_that_moved_keeps_its_origin() -> None:
 number = st.integers(0, 40)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["cut", "move"]), number, number), max_size=20))
 def test_any_sequence_agrees_with_a_dict_of_pages(acts: list[tuple[str, int, int]]) -> None:
     pieces = Pieces([Piece(0, 10 * PAGE, 0), Piece(15 * PAGE, 30 * PAGE, 15 * PAGE)])

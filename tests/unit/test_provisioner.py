@@ -2,6 +2,8 @@
 
 import json
 import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-from sojourn.errors import SessionLost, Unknown, Unreachable
+from sojourn.errors import SandboxFailed, SessionLost, Unknown, Unreachable
 from sojourn.jupyter import provisioner as module
 from sojourn.jupyter.provisioner import SojournProvisioner, to_json
 from sojourn.model.resources import Needs
@@ -22,6 +24,7 @@ class Front:
         self.asked: list[tuple] = []
         self.fails: dict[str, list[Exception]] = {}
         self.hosted: dict[str, SimpleNamespace] = {}
+        self.status = "running"
 
     def _note(self, name: str, *arguments) -> None:
         self.asked.append((name, *arguments))
@@ -31,12 +34,12 @@ class Front:
     def open(self, spec, connection, language, lease_seconds):
         self._note("open", spec, connection)
         session = f"session-{len(self.asked)}"
-        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="")
+        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="", status=self.status)
         return session
 
     def start(self, session, program, connection):
         self._note("start", session)
-        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="")
+        self.hosted[session] = SimpleNamespace(running=True, exit_code=None, reason="", status=self.status)
 
     def kernel(self, session):
         self._note("kernel", session)
@@ -47,7 +50,7 @@ class Front:
     def signal(self, session, signum):
         self._note("signal", session, signum)
         if signum == signal.SIGKILL:
-            self.hosted[session] = SimpleNamespace(running=False, exit_code=-9, reason="")
+            self.hosted[session] = SimpleNamespace(running=False, exit_code=-9, reason="", status=self.status)
 
     def lease(self, session, seconds):
         self._note("lease", session)
@@ -64,6 +67,7 @@ class Front:
 def front(monkeypatch):
     front = Front()
     monkeypatch.setattr(module.embedded, "ensure", lambda say=None: None)
+    monkeypatch.setattr(module.embedded, "mend", lambda: None)
     monkeypatch.setattr(module, "ensure", lambda controller: front)
     return front
 
@@ -98,6 +102,14 @@ async def test_the_session_asked_for(front, manager, tmp_path):
     assert [(mount.path, mount.mode) for mount in spec.mounts] == [(str(tmp_path), "carried")]
     assert connection == json.loads(json.dumps(to_json(manager.get_connection_info())))
     assert connection["key"] == json.loads((tmp_path / manager.connection_file).read_text())["key"]
+
+
+def test_a_sandbox_that_can_not_be_made_is_an_error_of_the_start(front, manager):
+    front.status = "failed"
+    with pytest.raises(SandboxFailed, match="could not be started"):
+        manager.start_kernel()
+    assert front.hosted == {}
+    assert not manager.is_alive()
 
 
 def test_a_restart_is_in_the_same_session_and_the_end_frees_it(front, manager):
@@ -175,6 +187,46 @@ def test_the_lease_is_renewed_until_the_end(front, manager):
     assert set(front.calls("lease")) == {(session,)}
     manager.shutdown_kernel(now=True)
     assert manager.provisioner._over.is_set()
+
+
+def test_one_kernel_at_a_time_has_dead_parts_started_again(front, manager, monkeypatch):
+    monkeypatch.delenv("SOJOURN_CONTROLLER", raising=False)
+    monkeypatch.setattr(module, "MEND_SECONDS", 0.01)
+    monkeypatch.setattr(module, "STUCK_SECONDS", 0.02)
+    menders = []
+
+    def mend():
+        menders.append(threading.current_thread())
+        raise Unreachable("It does not start.")
+
+    monkeypatch.setattr(module.embedded, "mend", mend)
+    other = KernelManager(connection_file=f"{manager.connection_file}.other")
+    other._kernel_spec = manager._kernel_spec
+    manager.start_kernel()
+    other.start_kernel()
+    until(lambda: len(menders) > 3)
+    assert len(set(menders)) == 1
+    first = menders[0]
+    manager.shutdown_kernel(now=True)
+    until(lambda: menders[-1] is not first)
+    other.shutdown_kernel(now=True)
+    until(lambda: not menders[-1].is_alive())
+
+
+def test_nothing_is_mended_that_is_somebody_elses(front, manager, monkeypatch):
+    monkeypatch.setattr(module, "configured_controller", lambda: SimpleNamespace(url="http://x", token=""))
+    monkeypatch.setattr(module, "MEND_SECONDS", 0.01)
+    monkeypatch.setattr(module.embedded, "mend", lambda: pytest.fail("mended"))
+    before = set(threading.enumerate())
+    manager.start_kernel()
+    assert len(set(threading.enumerate()) - before) <= 1  # the lease's
+
+
+def until(look, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 async def test_a_kernel_that_is_left_behind_goes_on(front, manager):

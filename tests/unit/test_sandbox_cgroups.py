@@ -84,6 +84,17 @@ def test_freezing_and_holding_are_two_levels(tmp_path: Path) -> None:
     assert (tmp_path / "k/freezer.state").read_text() == "THAWED"
 
 
+def test_who_enters_goes_before_everybody_until_it_settles(tmp_path: Path) -> None:
+    groups = CgroupsV1("k", {name: tmp_path / name for name in ("freezer", "cpu")})
+    groups.create(Limits())
+    groups.enter(7)
+    fast = tmp_path / "cpu/sojourn-restoring"
+    assert (groups.pids(), (fast / "cgroup.procs").read_text()) == ([7], "7")
+    assert not (tmp_path / "cpu/k/box/cgroup.procs").exists()
+    groups.settle()
+    assert (tmp_path / "cpu/k/box/cgroup.procs").read_text() == "7"
+
+
 def test_what_does_not_freeze_is_thawed_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "FREEZE_SECONDS", 0.01)
     groups = CgroupsV2("k", tmp_path)

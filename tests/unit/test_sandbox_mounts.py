@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,10 @@ def test_a_folder_with_a_mount_below_stays_whole(tmp_path: Path, monkeypatch: py
     with pytest.raises(SandboxFailed, match="rootfs"):
         mounts.remove_tree(tmp_path)
     assert (tmp_path / "file").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give a folder away")
+def test_a_folder_in_somebodys_home_is_theirs(tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1235)
+    mounts.make_folder(tmp_path / "a/b")
+    assert {(one.stat().st_uid, one.stat().st_gid) for one in (tmp_path / "a", tmp_path / "a/b")} == {(1234, 1235)}

@@ -57,7 +57,9 @@ class Agent:
         self.identity = Identity.load(self.folder.node_file, settings.join_token)
         if not self.identity.bearer:
             self.folder.release()
-            raise Unauthorized("This node has no join token.", "Make one with `sojourn token join` and pass it on.")
+            raise Unauthorized(
+                "This node has no join token.", "Make one with `sojourn token create NAME --kind join` and pass it on."
+            )
         self.journal = Journal(self.folder.journal, machine.boot_id())
         self.line: Line | None = None
         self.runner: Runner | None = None
@@ -96,6 +98,10 @@ class Agent:
         )
         self.journal.on_event = line.wake
         log.info("node %s listens at %s", self.settings.name, address)
+        if is_loopback(address.rpartition(":")[0]) and not is_loopback(
+            urlsplit(self.settings.controller).hostname or ""
+        ):
+            log.warning("nobody on another machine can reach this node at %s: --listen 0.0.0.0:PORT", address)
         await asyncio.gather(line.run(), self._tidy())
 
     async def _tidy(self) -> None:
@@ -123,6 +129,11 @@ class Agent:
             ) from taken
         host = settings.host if settings.host not in _ANY else outward_address(settings.controller)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host as it stands in an address leads to this machine alone."""
+    return host == "localhost" or host.startswith("127.") or host.strip("[]") == "::1"
 
 
 def outward_address(controller: str) -> str:

@@ -104,6 +104,9 @@ class Departures:
                 except Exception as failed:
                     await self._runner.end(attendance, _dead(asked, as_error(failed, "roll back", attendance.life)))
                     return
+                if leaving.mover.scathed and asked.epoch <= attendance.life.epoch:
+                    self._ask_for_reset(leaving, MoveFailed("CRIU was killed while it dumped the session."))
+                    return
             rolled_back = MoveRolledBack(move=asked.move, session=asked.session, incarnation=asked.incarnation)
             attendance.door.close(Busy(f"Session {attendance.life} was rolled back.", "Ask for its new place."))
             await self._go_on(attendance, asked.move, rolled_back, incarnation=asked.incarnation, epoch=asked.epoch)
@@ -124,6 +127,10 @@ class Departures:
         error = MoveFailed(
             f"The agent of node {self._runner.node.name} was restarted during the move.", "Move it again."
         )
+        if mover.scathed:
+            self._ask_for_reset(leaving, error)
+            attendance.watch()
+            return
         await self._go_on(attendance, half.move, _stumbled(half.move, half.session, error, resumed=True))
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -143,7 +150,9 @@ class Departures:
             error = as_error(failed, "depart", life)
             log.warning("move %s stumbled at the source: %s", half.move, error)
             event = leaving.stumbled or _stumbled(half.move, half.session, error, leaving.mover.resumed)
-            if leaving.mover.resumed:
+            if leaving.mover.scathed:
+                self._ask_for_reset(leaving, error)
+            elif leaving.mover.resumed:
                 await self._go_on(leaving.attendance, half.move, event)
             else:
                 self._journal.write_event(event)
@@ -155,6 +164,14 @@ class Departures:
             self._journal.forget_half(move)
             attendance.write(event, state="running", move=None, **changes)
         await attendance.open()
+
+    def _ask_for_reset(self, leaving: Leaving, error: SojournError) -> None:
+        """The session runs here, but nobody may be let in before the controller has given it a new epoch."""
+        leaving.attendance.door.close(
+            Busy(f"Session {leaving.attendance.life} is being reset.", "Ask for its new place.")
+        )
+        event = _stumbled(leaving.half.move, leaving.half.session, error, resumed=False)
+        self._journal.write_event(event.model_copy(update={"scathed": True}))
 
     async def _end(self, attendance: Attendance) -> None:
         """The life that leaves is over, committed or killed."""

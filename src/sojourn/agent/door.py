@@ -11,9 +11,10 @@ from typing import Literal
 
 from sojourn.agent.data_port import Claims, first_line, say, splice, turn_away
 from sojourn.agent.journal import Life
-from sojourn.agent.rider_line import Message, accepted, await_yes, decode, encode
+from sojourn.agent.rider_line import Message, accepted, await_yes, decode
 from sojourn.errors import Busy, Refused, SojournError
 from sojourn.sandbox.base import Sandbox
+from sojourn.transport.lines import encode_line
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Door:
         say(guest.connection, {"ok": True})
         with guest.connection:
             try:
-                socket.send_fds(rider, [encode(first)], [guest.connection.fileno()])
+                socket.send_fds(rider, [encode_line(first)], [guest.connection.fileno()])
             except OSError as gone:
                 log.warning("the rider of session %s was not there for a client: %s", self._life, gone)
         return rider
@@ -149,7 +150,7 @@ class Door:
         """The agent carries the tunnel's bytes itself."""
         try:
             rider.setblocking(False)
-            await self._loop.sock_sendall(rider, encode(first))
+            await self._loop.sock_sendall(rider, encode_line(first))
             accepted(decode(await first_line(rider)))
         except (OSError, ValueError, SojournError) as refused:
             rider.close()

@@ -56,6 +56,8 @@ def parse(argv: Sequence[str]) -> Settings:
     # Popped, so that no sandbox and no child of ours inherits it.
     token = given.token or _file_token(given.token_file) or os.environ.pop(TOKEN_VARIABLE, "")
     host, port = _address(given.listen)
+    if not given.controller.startswith(("http://", "https://")):
+        raise Invalid(f"{given.controller!r} is not the address of a controller.", "Write it as https://HOST:PORT.")
     return Settings(
         controller=given.controller,
         join_token=token,

@@ -7,13 +7,13 @@ asked to hang up before a freeze, it is not.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from sojourn.errors import SandboxFailed, SojournError, Unreachable
+from sojourn.transport.lines import decode_line, encode_line
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class RiderLine:
         """Say something to the rider; raises Unreachable while the line is down."""
         if self._writer is None:
             raise Unreachable("The line to the rider is down.", "Try again when the session runs.")
-        self._writer.write(encode(message))
+        self._writer.write(encode_line(message))
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -115,7 +115,7 @@ class RiderLine:
         connection.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST_LINE)
         try:
-            writer.write(encode(first))
+            writer.write(encode_line(first))
             # Not wait_for: before Python 3.12 it may swallow a cancellation.
             async with asyncio.timeout(_ANSWER_SECONDS):
                 accepted(decode(await reader.readline()))
@@ -146,18 +146,8 @@ def accepted(answer: Message) -> None:
         raise SandboxFailed(f"The rider refused: {answer.get('error', 'no reason given')}.")
 
 
-def encode(message: Message) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-
 def decode(line: bytes) -> Message:
-    """One JSON object; raises ValueError, ConnectionResetError for a line that was cut off."""
+    """One JSON object; raises Invalid, and ConnectionResetError for a line that was cut off."""
     if not line.endswith(b"\n"):
         raise ConnectionResetError("the rider hung up")
-    try:
-        found = json.loads(line)
-    except RecursionError:
-        raise ValueError("the rider sent an object that is nested too deep") from None
-    if not isinstance(found, dict):
-        raise ValueError("the rider did not send an object")
-    return found
+    return decode_line(line)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class Runner:
         self.attended[life.session, life.born] = attendance
         return attendance
 
-    async def admit(self, connection: Any, claims: Claims) -> None:
+    async def admit(self, connection: socket.socket, claims: Claims) -> None:
         """A client with a tunnel's ticket is at the data port."""
         await self.here(claims["session"]).door.admit(connection, claims)
 
@@ -250,7 +251,13 @@ class Runner:
             reason = await asyncio.to_thread(last_words, attendance.sandbox)
             life = attendance.life
             log.warning("session %s died: %s", life, reason)
-            await self.end(attendance, SessionDied(session=life.session, incarnation=life.incarnation, reason=reason))
+            died = SessionDied(session=life.session, incarnation=life.incarnation, reason=reason)
+            try:
+                await self.end(attendance, died)
+            except (OSError, SojournError) as stuck:
+                # Dead it is, and must be told, whatever is left of it; the next StopSandbox, or agent, tries again.
+                log.error("could not clean up after session %s: %s", life, stuck)
+                attendance.write(died, state="stopping")
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 

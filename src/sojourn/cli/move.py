@@ -124,18 +124,19 @@ def print_plan(plan: MovePlan) -> None:
         print(f"It is on {plan.source} already; nothing would be done.")
         return
     if not plan.fits:
-        print(f"{plan.source} → {plan.target}: it can't move.")
+        print(f"{plan.source} → {plan.target or 'anywhere'}: it can't move.")
         print(*(f"  because: {reason}" for reason in plan.refusals), sep="\n")
         print(*([f"  {plan.hint}"] if plan.hint else []), sep="\n", end="\n" if plan.hint else "")
         return
     print(f"{plan.source} → {plan.target}: it fits.")
     print(f"  strategy:    {plan.strategy}{f' ({plan.why})' if plan.why else ''}")
     print(f"  travels:     {amount(plan.page_bytes)} of pages, {amount(plan.layer_bytes)} of files")
-    print(f"  stands still for {_expected(plan.frozen_s)}, every page there {_expected(plan.filled_s)} later")
-    print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}")
+    print(f"  stands still {_expected(plan.frozen_s)}")
+    print(f"  all there:   {'when it runs again' if plan.strategy == 'copy' else _expected(plan.filled_s, ' later')}")
+    print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}; the monotonic clock steps")
 
 
-def _expected(seconds: float | None) -> str:
+def _expected(seconds: float | None, then: str = "") -> str:
     from sojourn.cli.screen import duration
 
-    return f"about {duration(seconds)}" if seconds is not None else "a time not yet known"
+    return f"about {duration(seconds)}{then}" if seconds is not None else "after a time not yet known"

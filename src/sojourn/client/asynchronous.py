@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal, Self, TypeVar
 
 from sojourn.client import calls
-from sojourn.client.blocking import elsewhere, proxy_for
+from sojourn.client.blocking import elsewhere, may_be_proxied, proxy_for
 from sojourn.client.watching import read_watched, watch_request, websocket_url
 from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
 from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+from sojourn.transport.dial import NOTICE_DEATH
 
 T = TypeVar("T")
 
@@ -24,8 +25,9 @@ class AsyncClient:
         self.url, self._token = url.rstrip("/"), token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         patience = httpx.Timeout(timeout_s, connect=10.0)
+        transport = None if may_be_proxied(self.url) else httpx.AsyncHTTPTransport(socket_options=NOTICE_DEATH)
         self._http = httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=patience, trust_env=elsewhere(self.url)
+            base_url=self.url, headers=headers, timeout=patience, transport=transport, trust_env=elsewhere(self.url)
         )
 
     async def version(self) -> Version:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
+from urllib.request import getproxies
 
 from sojourn.client import calls
 from sojourn.client.watching import read_watched, watch_request, websocket_url
 from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
 from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+from sojourn.transport.dial import NOTICE_DEATH
 
 T = TypeVar("T")
 
@@ -26,9 +28,13 @@ class Client:
 
         self.url, self._token = url.rstrip("/"), token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # A move answers when it has thawed, however long that takes; connecting shows whether anybody is there.
+        # A move answers when it has thawed, however long that takes: connecting shows whether anybody is there, and the
+        # system notices when nobody is any more, as after a laptop has slept.
         patience = httpx.Timeout(timeout_s, connect=10.0)
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=patience, trust_env=elsewhere(self.url))
+        transport = None if may_be_proxied(self.url) else httpx.HTTPTransport(socket_options=NOTICE_DEATH)
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=patience, transport=transport, trust_env=elsewhere(self.url)
+        )
 
     def version(self) -> Version:
         return self._do(calls.version())
@@ -125,6 +131,11 @@ class Client:
 def proxy_for(url: str) -> Literal[True] | None:
     """True: as the environment says."""
     return True if elsewhere(url) else None
+
+
+def may_be_proxied(url: str) -> bool:
+    """Then httpx has to choose the way itself."""
+    return elsewhere(url) and bool(getproxies())
 
 
 def elsewhere(url: str) -> bool:

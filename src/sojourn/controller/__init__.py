@@ -8,7 +8,7 @@
     moves        plans a move, begins it, waits for it; fitness: whether and how a session can travel
     roster       the nodes; places: addresses and tickets
     verbs        what a program may ask through its rider; questions: what agents are asked
-    tokens       who may talk to it
+    tokens       who may talk to it; body_limit: how much
 
 It may be killed at any moment: every step is in the database before anybody is told, and agents that return are told
 again.

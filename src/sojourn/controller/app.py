@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from sojourn import __version__
 from sojourn.controller.api_page import api_page
+from sojourn.controller.body_limit import BodyLimit
 from sojourn.controller.controller import Controller
 from sojourn.controller.routes import router
 from sojourn.errors import Invalid, SojournError, Unknown
@@ -56,6 +57,7 @@ def build_app(controller: Controller) -> FastAPI:
         redoc_url=None,
     )
     app.state.controller = controller
+    app.add_middleware(BodyLimit)
     app.include_router(router)
     app.add_route("/docs", _docs, include_in_schema=False)
     app.add_exception_handler(SojournError, _refused)

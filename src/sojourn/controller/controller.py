@@ -27,6 +27,8 @@ from sojourn.wire import Held, VerbAsked
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+JUMP_SECONDS = 2.0
+"""Less is a clock that is being trimmed."""
 LONGEST_PAUSE_SECONDS = 10.0
 DEAD_SECONDS = 600.0
 """A node away for so long is declared dead; if it returns with its sessions after all, they go on."""
@@ -46,7 +48,7 @@ class Controller:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.database, self.clock, self._dead_s = database, clock, dead_s
-        self._refreshed_at = clock()
+        self._refreshed_at, self._ahead = clock(), clock() - time.monotonic()
         self.gate = Gate(database)
         self.roster = Roster(database, clock())
         self.watchers = Watchers(self.roster, clock)
@@ -132,6 +134,7 @@ class Controller:
 
     def _tick(self) -> None:
         now = self.clock()
+        self._notice_jump(now)
         self.roster.hang_up_on_the_silent(time.monotonic())
         self.reconciler.tick()
         if abs(now - self._refreshed_at) > REFRESH_SECONDS:
@@ -139,6 +142,16 @@ class Controller:
         for name, since in self.roster.left_at.items():
             if now - since > self._dead_s:
                 self.reconciler.node_died(name)
+
+    def _notice_jump(self, now: float) -> None:
+        """Against a clock that is never set and stands still while the machine sleeps: a move that was under way when a
+        laptop was closed must not be late when it is opened."""
+        ahead = now - time.monotonic()
+        jump, self._ahead = ahead - self._ahead, ahead
+        if abs(jump) > JUMP_SECONDS:
+            log.warning("the clock has jumped by %.0f s", jump)
+            self.roster.left_at = {name: since + jump for name, since in self.roster.left_at.items()}
+            self.reconciler.clock_jumped(jump)
 
     def _refresh(self, now: float) -> None:
         """By the clock that tickets run out by, so that a machine that has slept tells fresh ones at once."""

@@ -68,7 +68,7 @@ def outlook(home: NodeView, target: NodeView, inspection: Inspection, asked: Str
     except Refused as refusal:
         return Outlook(refusal=refusal)
     why = (
-        "as asked" if asked else "shared memory of forks would multiply" if _forked(inspection) else "the better pause"
+        "as asked" if asked else "shared memory of forks would multiply" if _forked(inspection) else "the shorter pause"
     )
     filled_s = 0.0 if strategy == "copy" else inspection.private_dirty_bytes * _FILL_S_PER_BYTE
     return Outlook(strategy, why, predict(inspection, strategy), filled_s)

@@ -19,6 +19,7 @@ from sojourn.database import Database
 from sojourn.database import queries as ask
 from sojourn.errors import Refused, Unknown
 from sojourn.lifecycle import (
+    ClockJumped,
     ControllerStarted,
     DepartTo,
     Event,
@@ -151,6 +152,10 @@ class Reconciler:
 
     def node_died(self, node: str) -> None:
         self._concern(node, NodeDied(node))
+
+    def clock_jumped(self, seconds: float) -> None:
+        for session in self.living():
+            self._befall(session.id, ClockJumped(seconds))
 
     def tick(self) -> None:
         now = self._clock()

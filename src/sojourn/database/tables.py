@@ -46,6 +46,7 @@ moves = Table(
     Column("phase", String(16), nullable=False),
     Column("sent", Boolean, nullable=False),
     Column("abandoned", Boolean, nullable=False),
+    Column("scathed", Boolean, nullable=False),
     Column("source_lost", Text, nullable=False),
     Column("done_bytes", BigInteger, nullable=False),
     Column("total_bytes", BigInteger, nullable=False),

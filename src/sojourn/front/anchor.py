@@ -72,7 +72,7 @@ class Anchor:
             self._expected = None
         if self._taken not in (None, self._present, self._expected):
             self._drop("the session is elsewhere")
-        if self._present is not self._taken:
+        if self._present is not self._taken and not self._present.dialing:
             self._present.dial()
 
     def expect(self, place: Place | None) -> None:
@@ -218,6 +218,11 @@ class Way:
     def leads_to(self, place: Place) -> bool:
         """Whether a connection made this way serves that place: all but the ticket is the same."""
         return self.place.model_copy(update={"ticket": place.ticket}) == place
+
+    @property
+    def dialing(self) -> bool:
+        """Under way; it may be before the rider by now, so to begin anew would only cost time."""
+        return self._dial is not None
 
     def dial(self) -> None:
         self.close()

@@ -25,11 +25,16 @@ from sojourn.front.words import (
 )
 from sojourn.model import Program, SessionSpec
 from sojourn.model.base import Word
-from sojourn.settings import Controller, data_folder
+from sojourn.settings import Controller, cap_log, data_folder
 
 START_SECONDS = 20.0
+AT_ONCE_SECONDS = 10.0
+"""For what a front answers from memory. Jupyter asks it from its event loop, which a front that hangs must not stop."""
+WORK_SECONDS = 60.0
+"""For what a front has to ask a controller."""
 SECRETS = ("SOJOURN_TOKEN", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JPY_PARENT_PID", "TMPDIR")
-"""What of the starter's environment the front must not hold on to."""
+"""What of its environment is the starter's own: tokens, and a folder for what is to end with it. Whoever is started to
+outlive it must not hold on to them."""
 
 
 def front_folder() -> Path:
@@ -38,6 +43,7 @@ def front_folder() -> Path:
 
 def ensure(controller: Controller) -> FrontClient:
     """The user's front, started if it does not run; what it opens belongs to `controller`. Raises Unreachable."""
+    cap_log(front_folder() / "front.log")
     front = _find(controller)
     if front:
         return front
@@ -58,7 +64,7 @@ class FrontClient:
     def __init__(self, card: Card, controller: Controller) -> None:
         self._controller = ControllerAddress(url=controller.url, token=controller.token)
         headers = {"Authorization": f"Bearer {card.token}"}
-        self._http = httpx.Client(base_url=card.url, headers=headers, timeout=60, trust_env=False)
+        self._http = httpx.Client(base_url=card.url, headers=headers, trust_env=False)
 
     def open(
         self, spec: SessionSpec, connection: dict[str, Any], language: str = "python", lease_seconds: float = 600.0
@@ -75,7 +81,7 @@ class FrontClient:
             language=language,
             lease_seconds=lease_seconds,
         )
-        return KernelView.model_validate(self._ask("POST", "/kernels", wish)).session
+        return KernelView.model_validate(self._ask("POST", "/kernels", wish, WORK_SECONDS)).session
 
     def kernels(self) -> list[KernelView]:
         return [KernelView.model_validate(one) for one in self._ask("GET", "/kernels")]
@@ -98,11 +104,12 @@ class FrontClient:
 
     def close(self, session: str) -> None:
         """Stop the session."""
-        self._ask("DELETE", f"/kernels/{session}")
+        self._ask("DELETE", f"/kernels/{session}", seconds=WORK_SECONDS)
 
-    def _ask(self, method: str, path: str, wish: Word | None = None) -> Any:
+    def _ask(self, method: str, path: str, wish: Word | None = None, seconds: float = AT_ONCE_SECONDS) -> Any:
         try:
-            answer = self._http.request(method, path, json=wish.model_dump(mode="json") if wish else None)
+            said = wish.model_dump(mode="json") if wish else None
+            answer = self._http.request(method, path, json=said, timeout=seconds)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as silent:
             raise Unreachable(f"The front does not answer: {silent or type(silent).__name__}.") from silent
@@ -133,11 +140,12 @@ def _start() -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            **_detached(),
+            **detached(),
         )
 
 
-def _detached() -> dict[str, Any]:
+def detached() -> dict[str, Any]:
+    """The arguments of Popen that make a process outlive its starter's terminal."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
     return {"start_new_session": True}

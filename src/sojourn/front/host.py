@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from sojourn.front.anchor import Anchor
 from sojourn.front.connection import Connection, inner_connection
 from sojourn.front.errand import Errand
 from sojourn.front.journal import Journal, Record
-from sojourn.front.switchboard import ENDED, ControlHandler, Line, NearEnd, StateHandler, Switchboard
+from sojourn.front.switchboard import ControlHandler, Line, NearEnd, StateHandler, Switchboard
 from sojourn.front.watcher import Watcher
 from sojourn.front.words import ControllerAddress, KernelView, OpenRequest, StartRequest
+from sojourn.lifecycle import ENDED
 from sojourn.model import Program, SessionSpec
 from sojourn.transport.loop import Loop
 
@@ -74,11 +76,12 @@ class Front:
 
     folder: Path
     idle_seconds: float = IDLE_SECONDS
-    anchor: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """The id under which riders know us; a new one for each life, so that no stream of the last one is taken up."""
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder)
+        self.anchor = f"{self._journal.front_id()}.{uuid.uuid4().hex}"
+        """The id under which riders know us. What follows the dot is new in each life, so that no stream of the last
+        one is taken up; by what stands before it they know whose place we take."""
         self._zone: zmq.Context[Any] = zmq.Context()
         self._zone.set(zmq.MAX_SOCKETS, self._zone.get(zmq.SOCKET_LIMIT))
         self._hosted: dict[str, Hosted] = {}
@@ -242,8 +245,8 @@ class Front:
         if hosted := self._hosted.get(session):
             hosted.switchboard.lost("its controller does not know it")
 
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

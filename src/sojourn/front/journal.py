@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import uuid
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -38,8 +40,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._own = folder / "identity.json"
         self._kernels = folder / "kernels"
         self.connections = folder / "connections"
+
+    def front_id(self) -> str:
+        """The same for each front on this folder."""
+        try:
+            return str(json.loads(self._own.read_bytes())["front"])
+        except (OSError, ValueError, KeyError, TypeError):
+            front = uuid.uuid4().hex
+            write_private(self._own, {"front": front})
+            return front
 
     def write(self, record: Record) -> None:
         write_private(self._kernels / f"{record.session}.json", record.model_dump(mode="json"))

@@ -26,7 +26,7 @@ class Debt:
 
 class Ledger:
     """An append-only file of a few lines, emptied whenever nothing is owed. It survives the process, and need not
-    survive the machine: the kernel's clients are on it too. On a disk that is full it is not kept: the cells go first."""
+    survive the machine: the kernel's clients are on it too. On a disk that is full it is not kept: cells go first."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -30,6 +30,7 @@ from sojourn.front.heart import Heart
 from sojourn.front.ledger import Debt, Ledger
 from sojourn.front.messages import Message, Signer, Voice, empty_answer, error_content, is_welcome, read_request
 from sojourn.front.sides import Clients, Kernel, Socket, Zone
+from sojourn.lifecycle import ENDED
 from sojourn.model import MovePhase, Place, SessionStatus
 from sojourn.transport.loop import READ, Loop, Timer
 from sojourn.transport.socket_pipe import TRUNCATED
@@ -44,7 +45,6 @@ _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
 _PROBE = b"sojourn-probe"
 _NOT_STARTED = 127  # as a shell has it
 
-ENDED = (SessionStatus.STOPPED, SessionStatus.FAILED, SessionStatus.LOST)
 _FROZEN = (MovePhase.DEPARTING, MovePhase.ROLLING_BACK)
 
 Frames = list[Any]
@@ -380,8 +380,8 @@ class Switchboard:
         self._handle(
             law.AnswersLost(
                 MoveFailed(
-                    f"The session went on from an earlier moment: {detail}",
-                    "What it did since then is undone. Look at the state of the kernel, then run the cell again.",
+                    f"The session was reset, or went on from an earlier moment: {detail}",
+                    "What it did or said since may be lost. Look at the state of the kernel, then run the cell again.",
                 )
             )
         )

@@ -24,19 +24,29 @@ from traitlets import CaselessStrEnum, Float, List, Unicode
 
 from sojourn import embedded, placement
 from sojourn.client import Client
-from sojourn.errors import SessionLost, SojournError, Unknown, Unreachable
+from sojourn.errors import SandboxFailed, SessionLost, SojournError, Unknown, Unreachable
 from sojourn.front.client import FrontClient, ensure
 from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec
 from sojourn.model.resources import Needs
-from sojourn.model.sessions import SessionSpec
+from sojourn.model.sessions import SessionSpec, SessionStatus
 from sojourn.settings import configured_controller
 
 Answer = TypeVar("Answer")
 FRESH_SECONDS = 0.1
 """How long a kernel that was seen alive is taken for alive: clients ask in bursts, and some right after a signal."""
+START_SECONDS = 60.0
+"""How long a start waits for its sandbox; the session may still come to life after that."""
+START_LOOK_SECONDS = 0.02
+MEND_SECONDS = 5.0
+"""How often it is looked whether a part of the embedded controller has died: well within the time that a node may be
+away while a session fills."""
+STUCK_SECONDS = 60.0
+"""How long one that would not start is left alone."""
 LEFT_SECONDS = 7 * 24 * 3600.0
 """How long a kernel waits for somebody, after the server that left it behind."""
 _IMPORTED_BY = os.getpid()
+_mending = threading.Lock()
+"""Held by the kernel that looks after the embedded controller for all kernels of this process."""
 
 
 class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
@@ -121,6 +131,22 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         self.session = self._ask(lambda front: front.open(spec, connection, language, self.lease_seconds))
         self._over = threading.Event()
         threading.Thread(target=self._keep_lease, args=(self.session, self._over), daemon=True).start()
+        if not configured_controller():
+            threading.Thread(target=self._mend, args=(self._over,), daemon=True).start()
+        self._await_sandbox()
+
+    def _await_sandbox(self) -> None:
+        """Until the session runs. What its node refuses, as an image it lacks, is an error of the start and not a
+        kernel that dies without a word. Raises SandboxFailed."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            kernel = self._ask(lambda front: front.kernel(self.session))
+            if kernel.status == SessionStatus.FAILED:
+                self._leave()
+                raise SandboxFailed(f"The kernel could not be started. {kernel.reason}")
+            if kernel.status not in (None, SessionStatus.PENDING, SessionStatus.STARTING):
+                return
+            time.sleep(START_LOOK_SECONDS)
 
     def _spec(self, argv: list[str], environment: dict[str, str]) -> SessionSpec:
         wishes = Wishes(self.image, self.sandbox, tuple(self.shared), tuple(self.carried))
@@ -224,6 +250,20 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
                 return
             except SojournError as failure:
                 self.log.debug("The lease of session %s was not renewed: %s", session, failure)
+
+    def _mend(self, over: threading.Event) -> None:
+        """Have what dies of the embedded controller and its nodes started again, as long as this kernel is there. One
+        kernel of a process does it for all, the next when that one has ended; between processes, the lock of `embedded`
+        sees to it that one starts what the others then find."""
+        with _mending:
+            pause = MEND_SECONDS
+            while not over.wait(pause):
+                try:
+                    embedded.mend()
+                    pause = MEND_SECONDS
+                except (SojournError, OSError) as stuck:
+                    self.log.warning("A part of Sojourn on this machine has died and does not start: %s", stuck)
+                    pause = STUCK_SECONDS
 
     def _ask(self, question: Callable[[FrontClient], Answer]) -> Answer:
         """Ask the front; one that has died is started anew, and takes its kernels back."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from sojourn.lifecycle import ends, moving, nodes, wishes
 from sojourn.lifecycle.events import (
+    ClockJumped,
     ControllerStarted,
     Decision,
     DepartTo,
@@ -50,6 +51,7 @@ from sojourn.lifecycle.wishes import raise_unless_movable
 __all__ = [
     "ENDED",
     "Berth",
+    "ClockJumped",
     "ControllerStarted",
     "Decision",
     "DepartTo",

@@ -70,6 +70,13 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class ClockJumped:
+    """The clock was set, or the machine slept, and nobody could have answered meanwhile."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Reported:
     """What an agent reports of the session."""
 
@@ -87,6 +94,7 @@ Event = (
     | NodeReturned
     | NodeDied
     | Tick
+    | ClockJumped
     | Reported
 )
 

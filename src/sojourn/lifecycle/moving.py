@@ -105,11 +105,15 @@ def done(s: Session, at: Moment) -> Session:
 
 def _stumbled(s: Session, node: str, e: wire.MoveStumbled, at: Moment) -> Decision:
     move = move_of(s, e.move, node)
+    if move is None and e.scathed and s.move and s.move.id == e.move and _stands_frozen(s, s.move, node):
+        return roll_back(with_move(s, scathed=True), at, from_error(e.error))
     if move is None or move.phase is MovePhase.COMMITTING:
         return s, []
     if e.side == "target" and node == move.target:
         return target_failed(s, at, from_error(e.error))
     if e.side == "source" and node == move.source:
+        if e.scathed:
+            return _source_scathed(s, at, from_error(e.error))
         resumed = e.resumed and not move.sent and not move.abandoned
         return stays(s, at, from_error(e.error)) if resumed else _source_failed(s, at, from_error(e.error))
     return s, []
@@ -127,6 +131,18 @@ def _source_failed(s: Session, at: Moment, error: SojournError) -> Decision:
     """The source can neither send the rest nor go on by itself."""
     assert s.moving
     return (s, []) if s.moving.phase is MovePhase.ROLLING_BACK else roll_back(s, at, error)
+
+
+def _source_scathed(s: Session, at: Moment, error: SojournError) -> Decision:
+    """It is whole but for what its connections carried: it goes on here, and every client hears of a reset."""
+    move = s.moving
+    assert move
+    known, s = move.scathed, with_move(s, scathed=True)
+    if move.phase is not MovePhase.ROLLING_BACK:
+        # What has not been sent can't thaw at the target: nobody has to be waited for.
+        return roll_back(s, at, error, target_gone=not move.sent)
+    # Scathed only when it was let go, under an epoch that was to keep its streams.
+    return release_source(s, at) if move.abandoned and not known else (s, [])
 
 
 def stays(s: Session, at: Moment, error: SojournError) -> Decision:
@@ -156,7 +172,7 @@ def roll_back(s: Session, at: Moment, error: SojournError, target_gone: bool = F
 
 def release_source(s: Session, at: Moment, never_thawed: bool = False) -> Decision:
     """Nothing of the target counts any more: the source goes on under an incarnation of its own. `never_thawed`: the
-    target has said so, and then nothing has happened that clients could have seen: their streams go on."""
+    target has said so, and a source that was not scathed has lost nothing: the clients' streams go on."""
     s = replace(s, incarnation=s.issued + 1, issued=s.issued + 1, epoch=s.epoch + (not never_thawed))
     s = waiting(with_move(s, abandoned=True), at)
     return s, [go_on_at_source(s)]
@@ -166,7 +182,7 @@ def _arrival_abandoned(s: Session, node: str, e: wire.ArrivalAbandoned, at: Mome
     move = move_of(s, e.move, node, "target")
     if move is None or move.phase is not MovePhase.ROLLING_BACK or move.abandoned or node != move.target:
         return s, []
-    return release_source(s, at, never_thawed=move.thawed_at is None)
+    return release_source(s, at, never_thawed=move.thawed_at is None and not move.scathed)
 
 
 def rolled_back(s: Session, node: str, e: wire.MoveRolledBack, at: Moment) -> Decision:

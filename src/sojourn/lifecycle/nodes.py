@@ -9,7 +9,16 @@ from typing import Any
 from sojourn import wire
 from sojourn.errors import MoveFailed, SessionLost, Unreachable
 from sojourn.lifecycle.ends import stopped
-from sojourn.lifecycle.events import ControllerStarted, Decision, NodeDied, NodeLeft, NodeReturned, Tell, Tick
+from sojourn.lifecycle.events import (
+    ClockJumped,
+    ControllerStarted,
+    Decision,
+    NodeDied,
+    NodeLeft,
+    NodeReturned,
+    Tell,
+    Tick,
+)
 from sojourn.lifecycle.moving import (
     done,
     filled,
@@ -195,6 +204,10 @@ def _tick(s: Session, _: Tick, at: Moment) -> Decision:
     return _move_late(s, move, at) if move else (replace(s, deadline=None), [])
 
 
+def _clock_jumped(s: Session, e: ClockJumped, at: Moment) -> Decision:
+    return (s if s.deadline is None else replace(s, deadline=s.deadline + e.seconds)), []
+
+
 def _move_late(s: Session, move: Move, at: Moment) -> Decision:
     if move.phase is MovePhase.PREPARING:
         return stays(s, at, Unreachable(f"Node {move.target} was not prepared in time.", "Look at its agent's log."))
@@ -214,4 +227,5 @@ EVENTS: dict[type, Callable[..., Decision]] = {
     NodeReturned: _returned,
     NodeDied: _node_died,
     Tick: _tick,
+    ClockJumped: _clock_jumped,
 }

@@ -54,6 +54,8 @@ class Move:
     """The source has let go: from here only the law may say which of the two lives."""
     abandoned: bool = False
     """While rolling back: the target is gone or fenced, and the source has been told to go on."""
+    scathed: bool = False
+    """The source has lost something of what its connections carried: it goes on in a new epoch only."""
     source_lost: str = ""
     """Why the frozen source is gone; the target goes on if it has every page, or nothing does."""
     done_bytes: int = 0

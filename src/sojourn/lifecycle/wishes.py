@@ -55,7 +55,7 @@ def raise_unless_movable(s: Session, now: float) -> None:
         raise Refused(f"Session {name} is {s.status}; there is nothing to move.", "Start a new one.")
     if move := s.moving:
         eta = move.eta_s(now)
-        wait = f"Try again in about {eta:.0f} s." if eta is not None else "Wait until that move has ended."
+        wait = f"Try again in about {max(eta, 1):.0f} s." if eta is not None else "Wait until that move has ended."
         doing = "still receives its last pages from" if s.status is SessionStatus.FILLING else "is on its way from"
         raise Busy(f"Session {name} {doing} {move.source} to {move.target}.", wait)
     if s.status is not SessionStatus.RUNNING:

@@ -61,6 +61,10 @@ class Departure(ABC):
     resumed: bool = True
     """After a failed `run`: whether the session runs here again under its old incarnation. False once the target may
     have all it needs: then only `commit` or `roll_back` end the move."""
+    scathed: bool = False
+    """After a failed `run`, or a `roll_back`; `resumed` is false then. The session runs here and is whole, but ran for
+    a moment with connections, inside the sandbox, that carry nothing: what was said then is lost, and its clients have
+    to be told. Nobody is to be let in before that."""
 
     @abstractmethod
     def run(self, link: Link) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from sojourn.errors import Immovable, Incompatible
 from sojourn.model import Capabilities, Inspection, Strategy
 
-_FREEZE_S = 0.12
+_FREEZE_S = 0.095
 """Freeze, dump without pages, restore, thaw: what no session goes below."""
 _PER_PROCESS_S = 0.008
-_SCAN_S_PER_GB = 0.085
+_SCAN_S_PER_GB = 0.07
 """CRIU looks at every page's entry while the session stands still."""
-_COPY_S_PER_GB = 0.75
+_COPY_S_PER_GB = 0.5
 _LAYER_BYTES_PER_S = 500e6
 _CLOSE = 1.2
 """`copy` is preferred when its pause is at most this much longer: its session is never in two places."""
 _GB = 1 << 30
+LET_GO = "Close it there, or end that process; then move."
 
 
 def compatible(source: Capabilities, target: Capabilities, image: str | None = None) -> None:
@@ -67,7 +68,7 @@ def choose_strategy(
     """What was asked for, or (None: auto) what gives the shorter pause. Raises Immovable when the session holds
     something that can't travel, Incompatible when the nodes can't do what was asked."""
     if inspection.blockers:
-        raise Immovable(f"The session can't be moved: {'; '.join(inspection.blockers)}.", "Let go of it, then move.")
+        raise Immovable(f"The session can't be moved: {'; '.join(inspection.blockers)}.", LET_GO)
     ways = possible(source, target)
     if asked:
         if asked not in ways:

@@ -33,8 +33,13 @@ def inspect(sandbox: Sandbox) -> Inspection:
         processes=len(tasks),
         forked_sharing_bytes=_forked_sharing([task["Shared_Dirty"] for task in tasks]),
         outside_connections=tuple(map(str, outside_connections(root))) if root else (),
-        blockers=tuple(sorted({reason for pid in sandbox.pids() for reason in _blockers(pid)})),
+        blockers=blockers(sandbox),
     )
+
+
+def blockers(sandbox: Sandbox) -> tuple[str, ...]:
+    """What keeps the session from being moved, in a person's words."""
+    return tuple(sorted({reason for pid in sandbox.pids() for reason in _blockers(pid)}))
 
 
 def _forked_sharing(shared: list[int]) -> int:
@@ -62,7 +67,15 @@ def _blockers(pid: int) -> Iterator[str]:
     for link in _links(pid):
         for beginning, reason in _BLOCKING_FILES.items():
             if link.startswith(beginning):
-                yield f"{reason}: process {pid} has {link} open"
+                yield f"{reason}: {_name(pid)} has {link} open"
+
+
+def _name(pid: int) -> str:
+    """A process as the session itself knows it: its command, and its innermost number (proc_pid_status(5))."""
+    with contextlib.suppress(OSError):
+        fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return f"process {fields['NSpid'].split()[-1]} ({fields['Name']})"
+    return "a process"
 
 
 def _links(pid: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from sojourn.errors import Invalid
 from sojourn.transport.address import connecting
 from sojourn.transport.loop import WRITE, Timer
 from sojourn.transport.socket_pipe import SocketPipe
@@ -47,6 +48,9 @@ class Reach(SocketPipe):
             return
         try:
             self._trying = connecting(self._address)
+        except Invalid as nonsense:
+            self.fail(nonsense.message)
+            return
         except OSError as failure:
             self._refused(failure.strerror or str(failure))
             return

@@ -117,10 +117,17 @@ class Rider:
 
     def _pump_of(self, anchor: str) -> Pump:
         if anchor not in self._anchors:
+            self._bury_forerunner(anchor)
             end = RiderEnd(self._session, anchor)
             pump = Pump(self.loop, end, lost=lambda _reason: None, opened=lambda *stream: self._opened(pump, *stream))
             self._anchors[anchor] = pump
         return self._anchors[anchor]
+
+    def _bury_forerunner(self, anchor: str) -> None:
+        """The anchor of a front that was killed will never come back, and what is kept for it would fill the spool."""
+        front, dot, _ = anchor.partition(".")
+        for known in [known for known in self._anchors if dot and known.startswith(f"{front}.")]:
+            self._anchors.pop(known).abandon("its front was started anew")
 
     def _close_attached(self, last: LineSocket | None = None) -> None:
         """`last`: whose end of file tells the agent that everything else is closed."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_LONGEST_QUESTION = 16384
+"""Agents, controllers and databases must take it in whole, and again until it is answered."""
+
+
 class Verb:
     """One question: open until it is answered or the one who asked is gone."""
 
@@ -36,6 +40,8 @@ class Verb:
 
     def _asked(self, line: bytes) -> None:
         try:
+            if len(line) > _LONGEST_QUESTION:
+                raise Invalid("The verb is too long.", "Ask {name, arguments} in few words.")
             message = decode_line(line)
             self.name, self.arguments = message["name"], message.get("arguments", {})
             if not isinstance(self.name, str) or not isinstance(self.arguments, dict):

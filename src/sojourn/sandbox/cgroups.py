@@ -21,6 +21,9 @@ from sojourn.errors import SandboxFailed
 FREEZE_SECONDS = 2.0
 KILL_SECONDS = 20.0
 _SETTLE_ROUNDS = 3
+_OVERTAKE_TRIES = 5
+_FAST_SHARES = "65536"
+"""Of the cores, where any other group has 1024."""
 PIDS_LIMIT = 4096
 """Room for any kernel with its threads and workers; a fork bomb ends here."""
 
@@ -92,21 +95,39 @@ class Cgroups(ABC):
             _write(file, value)
 
     def enter(self, pid: int) -> None:
-        """Put a process into the box; what it forks from then on is born there. Where a share of the cores is a matter
-        of its own (version 1), that is for `settle`."""
+        """Put a process into the box; what it forks from then on is born there. Where the cores are shared out by a
+        hierarchy of their own (version 1), it goes before everybody until `settle`."""
         for name, box in self.boxes().items():
             if name != "cpu":
                 _write(box / "cgroup.procs", str(pid))
+        for _ in range(_OVERTAKE_TRIES):
+            if not (fast := self._fast_lane()):
+                return
+            with contextlib.suppress(OSError):  # another move has just left it, and taken it away
+                fast.mkdir(exist_ok=True)
+                (fast / "cpu.shares").write_text(_FAST_SHARES)
+                (fast / "cgroup.procs").write_text(str(pid))
+                return
+        _write(self.boxes()["cpu"] / "cgroup.procs", str(pid))
 
     def settle(self) -> None:
-        """Give those who have entered their share of the cores; until then they were in nobody's way and waited for
-        nobody's sake. Right any number of times."""
-        if share := self.boxes().get("cpu"):
+        """Give those who have entered the box's share of the cores. Right any number of times."""
+        if fast := self._fast_lane():
             # Again, for what was forked meanwhile by one that had not settled yet.
             for _ in range(_SETTLE_ROUNDS):
-                for pid in set(self.pids()) - set(_processes(share)):
-                    with contextlib.suppress(ProcessLookupError):
-                        (share / "cgroup.procs").write_text(str(pid))
+                for pid in set(self.pids()) & set(_processes(fast)):
+                    with contextlib.suppress(OSError):  # it has ended, or is a realtime task, which no box takes
+                        (self.boxes()["cpu"] / "cgroup.procs").write_text(str(pid))
+            self._leave_fast_lane()
+
+    def _leave_fast_lane(self) -> None:
+        if fast := self._fast_lane():
+            with contextlib.suppress(OSError):  # there is none, or another move is under way
+                fast.rmdir()
+
+    def _fast_lane(self) -> Path | None:
+        """The group of all that is restored at this moment, beside the groups of everything else."""
+        return self._roots["cpu"] / "sojourn-restoring" if "cpu" in self._roots else None
 
     def pids(self) -> list[int]:
         """The processes in the box."""
@@ -143,6 +164,7 @@ class Cgroups(ABC):
     def remove(self) -> None:
         """Remove both levels, and the levels above when they are empty, from every hierarchy that has them, whoever
         made them there (runc does so in all)."""
+        self._leave_fast_lane()
         mounted = Hierarchies.mounted()
         for root in {*mounted.v1.values(), *self._roots.values(), *([mounted.v2] if mounted.v2 else [])}:
             _remove_box(root / self.path)
@@ -159,6 +181,10 @@ class Cgroups(ABC):
 
     @abstractmethod
     def _freeze(self, group: Path) -> None: ...
+
+    @abstractmethod
+    def stands_still(self) -> bool:
+        """Whether a freeze or a hold is in force, so that nothing in the box runs."""
 
     @abstractmethod
     def _thaw(self, group: Path) -> None: ...
@@ -209,6 +235,9 @@ class CgroupsV1(Cgroups):
         raise SandboxFailed(
             f"{group} does not freeze: {_stuck(self.pids())}", "Try again; a task is busy in the kernel."
         )
+
+    def stands_still(self) -> bool:
+        return _read(self._main_box() / "freezer.state") != "THAWED"  # a parent's counts in it
 
     def _thaw(self, group: Path) -> None:
         if group.exists():
@@ -265,6 +294,10 @@ class CgroupsV2(Cgroups):
                 raise SandboxFailed(f"{group} does not freeze: {_stuck(self.pids())}", "Try again.")
             time.sleep(0.0002)
 
+    def stands_still(self) -> bool:
+        box = self._main_box()
+        return any(_read(group / "cgroup.freeze") in ("1", "") for group in (box, box.parent))
+
     def _thaw(self, group: Path) -> None:
         if group.exists():
             _write(group / "cgroup.freeze", "0")
@@ -311,6 +344,14 @@ def _write(file: Path, value: str) -> None:
         file.write_text(value)
     except OSError as failed:
         raise SandboxFailed(f"Writing {value} to {file} failed: {failed.strerror}") from failed
+
+
+def _read(file: Path) -> str:
+    """Empty for a cgroup that is gone."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _processes(group: Path) -> list[int]:

@@ -31,6 +31,15 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each with the owner of the one it lies in: it may be in somebody's home."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        owner = folder.parent.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+
+
 def _unescape(field: bytes) -> str:
     """mountinfo writes blanks and backslashes as three octal digits."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field))

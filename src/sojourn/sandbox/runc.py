@@ -31,7 +31,7 @@ from sojourn.sandbox import syscalls
 from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, end_of_open, own_python, write_json
 from sojourn.sandbox.cgroups import Cgroups, Hierarchies, Limits, open_cgroups
 from sojourn.sandbox.layer import Layer
-from sojourn.sandbox.mounts import remove_tree
+from sojourn.sandbox.mounts import make_folder, remove_tree
 from sojourn.sandbox.network import Network
 from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of
 from sojourn.sandbox.way_out import NAMESERVER, WayOut
@@ -108,7 +108,7 @@ class RuncSandbox(Sandbox):
         self.facts["binds"] = list(origin["binds"])
         for point, outside in self.binds.items():
             if outside == self._nothing:
-                Path(point).mkdir(parents=True, exist_ok=True)
+                make_folder(Path(point))
         self.record()
 
     def _native_binds(self) -> list[str]:

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 _DEAD_AFTER = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
+NOTICE_DEATH = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, int(getattr(socket, name)), value)
+        for name, value in _DEAD_AFTER.items()
+        if hasattr(socket, name)
+    ),
+]
+"""Socket options (level, name, value) by which the system finds out within half a minute that the other machine, or the
+way there, is gone."""
 
 
 class Dial:
@@ -93,7 +103,8 @@ class Dial:
             if failure := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(failure, "it does not answer")
             hasten(connection)
-            _notice_death(connection)
+            for option in NOTICE_DEATH:
+                connection.setsockopt(*option)
             connection.send(self._first)  # a fresh connection takes a short line as a whole
         except OSError as failure:
             self._fail(failure.strerror or str(failure))
@@ -150,11 +161,3 @@ class Dial:
         if not self._over:
             self.close()
             self._failed(error)
-
-
-def _notice_death(connection: socket.socket) -> None:
-    """Let the system find out within half a minute that the other machine is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _DEAD_AFTER.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -112,6 +112,11 @@ class Pump:
         self.end.disconnected()
         self._reconsider()
 
+    def abandon(self, reason: str) -> None:
+        """Let go of the connection and of every stream; nobody is told."""
+        self.detach()
+        self._close_pipes(reason)
+
     def begin_epoch(self, epoch: int) -> None:
         """The session was set back: a connection or a stream of an earlier epoch is worth nothing."""
         events = self.end.begin_epoch(epoch)
@@ -205,10 +210,13 @@ class Pump:
             pipe.stream_reset(event.reason)
 
     def _tunnel_reset(self, event: TunnelReset) -> None:
+        self._close_pipes(event.reason)
+        self._reset(event.reason)
+
+    def _close_pipes(self, reason: str) -> None:
         pipes, self.pipes = self.pipes, {}
         for pipe in pipes.values():
-            pipe.closed(event.reason)
-        self._reset(event.reason)
+            pipe.closed(reason)
 
     def _on_agreed(self, _event: Agreed) -> None:
         self._agreed()

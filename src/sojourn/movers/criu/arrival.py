@@ -230,7 +230,7 @@ class CriuArrival(Arrival):
     def _follow_fill(self, criu: Criu, images: int) -> Future[None]:
         """Have the pages come, and follow that in a thread of its own: CRIU and what it has made so far need some of
         them before the thaw, and would wait for ever when they can't come."""
-        self._to_pager({"do": "begin"}, [images])
+        self._to_pager({"do": "begin", "after_thaw": self._strategy == "lazy"}, [images])
         filling: Future[None] = Future()
 
         def follow() -> None:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sojourn.errors import MoveFailed, SojournError
+from sojourn.errors import CriuFailed, Immovable, MoveFailed, SojournError
 from sojourn.model import Strategy
 from sojourn.movers.base import Departure, Facts, HangUp, Link, Note, Tell
 from sojourn.movers.connections import Connection, end_repair, outside_connections
 from sojourn.movers.criu import images
 from sojourn.movers.criu.service import Criu, Places, memory_folder
 from sojourn.movers.criu.shared_files import forget_sizes
+from sojourn.movers.fits import LET_GO
 from sojourn.movers.haste import hastened
-from sojourn.movers.inspection import inspect
+from sojourn.movers.inspection import blockers, inspect
 from sojourn.movers.pager.lines import MOST_DESCRIPTORS, Lines
 from sojourn.movers.pager.supply import open_memory
 from sojourn.movers.parcels import Parcels
@@ -74,6 +75,7 @@ class CriuDeparture(Departure):
         """After a crash of the agent. When `resumed` is still true, the caller has to `roll_back`."""
         departure = cls(sandbox, move, strategy, tell=tell, note=note, hang_up=hang_up)
         departure.resumed = facts.get("phase") != "sent"
+        departure.scathed = bool(facts.get("scathed"))
         departure._criu = Lasting.noted(facts.get("criu"))
         departure._page_source = Lasting.noted(facts.get("page_source"))
         return departure
@@ -82,7 +84,7 @@ class CriuDeparture(Departure):
         try:
             self._run(link)
         except BaseException as failed:
-            if self.resumed:
+            if self.resumed or self.scathed:
                 self._end()
             if isinstance(failed, (SojournError, KeyboardInterrupt)):
                 raise
@@ -94,7 +96,7 @@ class CriuDeparture(Departure):
 
     def roll_back(self) -> None:
         self._end()
-        self.resumed = True
+        self.resumed = not self.scathed
 
     # ── the move ──
 
@@ -105,6 +107,8 @@ class CriuDeparture(Departure):
             meeting = self._greet(parcels, stack)
             source = None if meeting else self._start_page_source(link, stack)
             sent = self._send_layer_ahead(parcels)
+            if found := blockers(self._sandbox):  # opened since the move was planned
+                raise Immovable(f"Session {self._name} can't be moved: {'; '.join(found)}.", LET_GO)
             criu = Criu(Places(self._folder, self._folder, "dump.log"), self._sandbox.network)
             stack.callback(criu.let_go)
             self._criu = Lasting.of(criu.pid)
@@ -200,13 +204,14 @@ class CriuDeparture(Departure):
         try:
             criu.dump(root, lazy=self._paged, freezer=freezer, external=external, freeze=freeze)
         except BaseException:
-            # CRIU thaws the box while it works. If it was killed, tasks run now, their sockets in repair, where what
-            # they send is lost: the fewer moments the better.
-            sandbox.freeze()
+            self._look_for_scathe()
             raise
         self._mark("dumped")
         # From here on neither the end of CRIU nor a thaw of the box lets anything run.
         sandbox.hold()
+        if not (self._criu and self._criu.alive()):
+            self._scathe()
+            raise CriuFailed(f"CRIU was killed when it had just dumped session {self._name}.", "Move it again.")
         forget_sizes(self._folder, sandbox.binds)
 
     def _send_session(self, parcels: Parcels, meeting: Lines | None, outside: list[Connection]) -> None:
@@ -232,10 +237,25 @@ class CriuDeparture(Departure):
     def _end(self) -> None:
         """The session runs here, from where it was stopped."""
         sandbox = self._sandbox
+        if self._criu:
+            self._criu.end(_CURE_SECONDS)
+        self._look_for_scathe()
         self._drop()
         end_repair(sandbox.pids())
         sandbox.release()
         sandbox.thaw()
+
+    def _look_for_scathe(self) -> None:
+        """CRIU thaws the box while it works, and freezes it again when it ends by itself. Where it was killed tasks run
+        now, with their sockets in repair: what they send is lost, and what they receive. The fewer moments the better.
+        Before its first image it has not touched a socket."""
+        if any(self._folder.glob("*.img")) and not self._sandbox.cgroups.stands_still():
+            self._scathe()
+
+    def _scathe(self) -> None:
+        self.resumed, self.scathed = False, True
+        self._sandbox.freeze()
+        self._note({"scathed": True})
 
     def _drop(self) -> None:
         if self._criu:

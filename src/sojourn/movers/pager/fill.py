@@ -18,13 +18,13 @@ from sojourn.movers.pager.pieces import PAGE, Piece, Pieces
 from sojourn.movers.pager.supply import Buffer, Order, Supply
 from sojourn.movers.pager.userfault import Dropped, Fault, Forked, Happening, Moved, Userfault
 
-AROUND = 64 * PAGE
-"""A fault brings this much from its address on: programs mostly go upwards."""
+AROUND = 16 * PAGE
+"""A fault brings this much from its address on: programs mostly go upwards. What comes next is the bulk's affair."""
 STRIDE = 1 << 20
 """What is filled between two looks at the faults: a third of a millisecond."""
 SMALL = 8 << 20
 """What lies in one piece up to this size is not a heap of data but what the program itself is made of."""
-BULK_ORDERS = 4
+BULK_ORDERS = 8
 URGENT_BUFFERS = 64
 
 
@@ -80,12 +80,14 @@ class Fill:
         self.faults = 0
         self.restored = False
         """CRIU is done: every range is registered, so all can be filled."""
+        self.only_small = False
+        """What is big waits, but for faults."""
         self.spaces: dict[int, Space] = {}
         """By the number of their descriptor."""
         self._supplies = {True: urgent, False: bulk}
         self._free = {
             True: [Buffer(AROUND) for _ in range(URGENT_BUFFERS)],
-            False: [Buffer() for _ in range(BULK_ORDERS)],
+            False: [Buffer(STRIDE) for _ in range(BULK_ORDERS)],
         }
         self._landings: dict[Order, Landing] = {}
         self._arrived: dict[bool, deque[Landing]] = {True: deque(), False: deque()}
@@ -120,15 +122,13 @@ class Fill:
             self._happened(space, happening)
 
     def step(self) -> None:
-        """Put in at most one stride, and keep the supplies busy."""
+        """Put in what was asked for by faults and at most one stride more, and keep the supplies busy."""
         for urgent, supply in self._supplies.items():
             while supply.tray:
                 self._accept(supply.tray.popleft(), urgent)
-        for arrived in (self._arrived[True], self._arrived[False]):
-            if arrived:
-                self._land(arrived)
-                break
+        self._land_some(self._arrived[True], URGENT_BUFFERS * AROUND)
         if self.restored:
+            self._land_some(self._arrived[False], STRIDE)
             self._order_more()
 
     def close(self) -> None:
@@ -192,7 +192,8 @@ class Fill:
 
     def _next_piece(self) -> tuple[Space, Piece] | None:
         """What is small first, then from where the last fault was upwards: there the program will come next."""
-        if small := self._next_small():
+        small = self._next_small()
+        if small or self.only_small:
             return small
         if self._cursor:
             space, address = self._cursor
@@ -226,14 +227,22 @@ class Fill:
             )
         self._arrived[urgent].append(self._landings.pop(order))
 
-    def _land(self, arrived: deque[Landing]) -> None:
+    def _land_some(self, arrived: deque[Landing], most_bytes: int) -> None:
+        while arrived and most_bytes >= arrived[0].order.length:
+            most_bytes -= arrived[0].order.length
+            if not self._land(arrived):
+                return
+
+    def _land(self, arrived: deque[Landing]) -> bool:
+        """False when something happened in the address space: look first."""
         landing = arrived[0]
         for piece in list(landing.pieces):
             if not self._put(landing, piece):
-                return  # something happened in the address space: look first
+                return False
         arrived.popleft()
         landing.space.ordered.remove(landing)
         self._free[landing.urgent].append(landing.order.buffer)
+        return True
 
     def _put(self, landing: Landing, piece: Piece) -> bool:
         """Fill one piece; False when the rest has to wait for a look at what happened."""

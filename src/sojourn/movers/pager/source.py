@@ -12,11 +12,13 @@ descriptors of /proc/PID/mem, and then `{"do": "begin"}`. The process ends when 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 import threading
 from collections.abc import Iterable
 
+from sojourn.movers.haste import BRISK, hasten
 from sojourn.movers.pager.frames import ANSWER, LARGEST, REQUEST, runs
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.supply import Buffer, FrozenMemory, receive_exactly
@@ -76,6 +78,7 @@ def main() -> None:
     lines.close()
     if memory is None:
         return
+    hasten(os.getpid(), BRISK)
     threads = [threading.Thread(target=serve, args=(connection, memory)) for connection in connections]
     for thread in threads:
         thread.start()

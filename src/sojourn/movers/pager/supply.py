@@ -98,13 +98,30 @@ class Supply(ABC):
 
 
 class LocalSupply(Supply):
-    """Both ends share a kernel: the frozen memory is read directly."""
+    """Both ends share a kernel: the frozen memory is read directly, and at once."""
 
     def __init__(self, memory: FrozenMemory, bell: int) -> None:
         super().__init__(bell)
         self._memory = memory
+
+    def order(self, order: Order) -> None:
+        self._fetch(order)
+        self.tray.append(order)
+
+    def _fetch(self, order: Order) -> None:
+        try:
+            order.blocks = self._memory.read(order.task, order.address, order.length, order.buffer)
+        except OSError as failed:
+            order.failure = failed
+
+
+class LocalBulk(LocalSupply):
+    """The same, ahead of who fills, in a thread of its own."""
+
+    def __init__(self, memory: FrozenMemory, bell: int) -> None:
+        super().__init__(memory, bell)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="local-supply", daemon=True).start()
+        threading.Thread(target=self._work, name="local-bulk", daemon=True).start()
 
     def order(self, order: Order) -> None:
         self._orders.put(order)
@@ -112,10 +129,7 @@ class LocalSupply(Supply):
     def _work(self) -> None:
         while True:
             order = self._orders.get()
-            try:
-                order.blocks = self._memory.read(order.task, order.address, order.length, order.buffer)
-            except OSError as failed:
-                order.failure = failed
+            self._fetch(order)
             self._bring(order)
 
 

@@ -7,7 +7,7 @@ agent, and after a crash its successor, attaches. One JSON line is one message.
 
 From the agent: first either `{"do": "connections", "count": n}` with connections to the page source, one for faults and
 the rest for the bulk, or `{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory; then
-`{"do": "begin"}` with a descriptor of the folder where CRIU's images are.
+`{"do": "begin", "after_thaw": bool}` with a descriptor of the folder where CRIU's images are.
 
 To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself, `{"event": "restored"}`,
 `{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
@@ -29,15 +29,18 @@ from pathlib import Path
 from typing import Any
 
 from sojourn.errors import SojournError
+from sojourn.movers.haste import BRISK, hasten
 from sojourn.movers.pagemap import lazy_pieces
 from sojourn.movers.pager.fill import Fill, Space
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.pieces import Piece
-from sojourn.movers.pager.supply import FrozenMemory, LocalSupply, RemoteSupply, Supply
+from sojourn.movers.pager.supply import FrozenMemory, LocalBulk, LocalSupply, RemoteSupply, Supply
 
 LAZY_SOCKET, AGENT_SOCKET = "lazy-pages.socket", "pager.socket"
 _RESTORED = 0x52535446
 _PROGRESS_SECONDS = 0.2
+_FIRST_MOMENTS = 0.06
+"""So long after the restore the cores are left to the session and to those who bring its clients back to it."""
 
 
 class Target:
@@ -66,10 +69,15 @@ class Target:
         while True:
             working = self._fill is not None and not self._failed and not self._filled
             busy = working and self._fill is not None and self._fill.has_work
-            for key, _ in self._selector.select(0 if busy else None):
+            for key, _ in self._selector.select(0 if busy else self._patience()):
                 key.data()
             if working:
                 self._guarded(self._go_on)
+
+    def _patience(self) -> float | None:
+        """How long to wait for something to happen, in seconds."""
+        held_back = self._fill is not None and self._fill.only_small and self._fill.restored
+        return _FIRST_MOMENTS if held_back else None
 
     def _watch(self, descriptor: int, act: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, act)
@@ -89,8 +97,11 @@ class Target:
     def _go_on(self) -> None:
         fill = self._fill
         assert fill
-        fill.step()
         now = time.monotonic()
+        if fill.only_small and fill.restored and now > self._restored_at + _FIRST_MOMENTS:
+            fill.only_small = False
+            hasten(os.getpid(), BRISK)
+        fill.step()
         if fill.done:
             self._finish(fill, now)
         elif now - self._told_at > _PROGRESS_SECONDS:
@@ -145,7 +156,7 @@ class Target:
             elif message["do"] == "connections":
                 self._connections = [socket.socket(fileno=number) for number in self._agent.take(message["count"])]
             elif message["do"] == "begin":
-                self._begin(*self._agent.take())
+                self._begin(self._agent.take()[0], message["after_thaw"])
         if ended:
             self._agent_left()
 
@@ -167,12 +178,15 @@ class Target:
 
     # ── CRIU ──
 
-    def _begin(self, images: int) -> None:
+    def _begin(self, images: int, after_thaw: bool) -> None:
         """The images are here, CRIU is about to be asked: take its connection."""
         self._pagemaps = lazy_pieces(Path(f"/proc/self/fd/{images}"))
         os.close(images)
         urgent, bulk = self._supplies()
         self._fill = Fill(urgent, bulk, self._forked)
+        self._fill.only_small = after_thaw
+        if not after_thaw:
+            hasten(os.getpid(), BRISK)
         self._watch(self._criu.fileno(), self._criu_connects)
 
     def _supplies(self) -> tuple[Supply, Supply]:
@@ -180,7 +194,7 @@ class Target:
             urgent, bulk = self._connections[:1], self._connections[1:]
             return RemoteSupply(urgent, self._bell), RemoteSupply(bulk, self._bell)
         memory = FrozenMemory(self._memory)
-        return LocalSupply(memory, self._bell), LocalSupply(memory, self._bell)
+        return LocalSupply(memory, self._bell), LocalBulk(memory, self._bell)
 
     def _criu_connects(self) -> None:
         connection, _ = self._criu.accept()
