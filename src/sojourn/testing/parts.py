@@ -271,9 +271,13 @@ def parts(nodes: tuple[str, ...] = ("here", "there"), **limits: float) -> Iterat
 
 def cut(pid: int, ports: set[int]) -> int:
     """Break a process's TCP connections from or to these ports, as a network that resets them does; how many."""
-    handle, broken = os.pidfd_open(pid), 0
     try:
-        for connection in psutil.Process(pid).net_connections("tcp"):
+        connections = psutil.Process(pid).net_connections("tcp")
+        handle, broken = os.pidfd_open(pid), 0
+    except (ProcessLookupError, psutil.NoSuchProcess):  # it ended with a connection that was cut before
+        return 0
+    try:
+        for connection in connections:
             ends = {connection.laddr.port, connection.raddr.port} if connection.raddr else set()
             if ends & ports and connection.status == psutil.CONN_ESTABLISHED:
                 with contextlib.suppress(OSError), socket.socket(fileno=borrow(handle, connection.fd)) as found:
