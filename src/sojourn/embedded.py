@@ -124,9 +124,9 @@ def greeting(nodes: Sequence[NodeView]) -> str:
     capabilities = nodes[0].capabilities
     where = f"the node{'s' if len(nodes) > 1 else ''} {' and '.join(node.name for node in nodes)}"
     lacking: dict[str, list[str]] = {}
-    for what, why in capabilities.refusals.items():
-        lacking.setdefault(why, []).append(what)
-    reasons = "".join(f"\n  {', '.join(whats)}: {why}" for why, whats in lacking.items())
+    for thing, why in capabilities.refusals.items():
+        lacking.setdefault(why, []).append(thing)
+    reasons = "".join(f"\n  {', '.join(things)}: {why}" for why, things in lacking.items())
     if capabilities.strategies:
         but = f" Not possible:{reasons}" if reasons else ""
         return f"Sojourn runs on this machine with {where}; sessions can move between them.{but}"

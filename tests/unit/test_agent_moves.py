@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -393,6 +394,68 @@ async def test_a_death_is_told_even_if_it_can_not_be_cleaned_up_after(
     house.runner.instruct(StopSandbox(session="s", incarnation=1))
     await house.hears(SandboxStopped)
     assert house.journal.lives() == []
+
+
+async def test_what_could_not_be_cleaned_up_is_tried_again(house: House, sandbox: PretendedSandbox) -> None:
+    attendance = await house.inhabit()
+    await house.runner.sweep()
+    assert sandbox.did == []
+    attendance.write(state="stopping")
+    await house.runner.sweep()
+    assert (await house.hears(SandboxStopped)).incarnation == 1
+    assert "removed" in sandbox.did
+    assert house.journal.lives() == []
+
+
+async def test_a_stop_while_a_departure_comes_back_leaves_no_line_behind(
+    house: House, sandbox: PretendedSandbox, script: Script
+) -> None:
+    attendance = await house.inhabit()
+    made = script(waits_for_the_link_to_break)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    async with house.runner.turns["s"]:
+        stopping = asyncio.create_task(house.runner._stop(StopSandbox(session="s", incarnation=1)))
+        await asyncio.sleep(0)
+        made[0].link.close()  # the departure fails when the stop has asked for its turn already
+        await asyncio.sleep(0.05)
+        assert house.life.state == "departing"
+    await stopping
+    await house.hears(SandboxStopped)
+    await asyncio.sleep(0.05)
+    assert house.journal.events_after(house._told) == []
+    assert attendance.line._keeping is None
+
+
+async def test_questions_that_nobody_hears_are_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    attendance = await house.inhabit()
+    said: list[Any] = []
+    monkeypatch.setattr(attendance.line, "send", said.append)
+    for number in [*range(64), 0, 64]:
+        attendance._heard({"event": "verb", "verb": f"v{number}", "name": "where"})
+    events = house.journal.events_after(0)
+    assert len(events) == 64
+    (refused,) = said
+    assert (refused["verb"], refused["ok"], refused["body"]["code"]) == ("v64", False, "busy")
+    house.journal.acknowledge(events[0][0])
+    attendance._heard({"event": "verb", "verb": "v65", "name": "where"})
+    assert len(house.journal.events_after(0)) == 64
+
+
+async def test_clients_do_not_queue_behind_removals(house: House) -> None:
+    attendance = await house.inhabit()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    removed = threading.Event()
+    removing = asyncio.create_task(asyncio.to_thread(removed.wait, 10))
+    await asyncio.sleep(0)
+    ours, theirs = socket.socketpair()
+    with ours:
+        await asyncio.wait_for(attendance.door.admit(theirs, {"incarnation": 1, "anchor": "a"}), 5)
+        assert ours.recv(100).startswith(b'{"ok": true}')
+        await asyncio.wait_for(attendance.hang_up(), 5)
+    assert not removing.done()
+    removed.set()
+    await removing
 
 
 async def test_one_sandbox_that_can_not_be_removed_does_not_keep_the_agent_from_starting(

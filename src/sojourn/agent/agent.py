@@ -29,7 +29,7 @@ from sojourn.wire import PROTOCOL, Hello
 log = logging.getLogger(__name__)
 
 _THREADS = 8
-"""For blocking work; the halves of moves have threads of their own, because they last."""
+"""For blocking work; the halves of moves and what waits for riders have threads of their own."""
 _TIDY_SECONDS = 60.0
 _ANY = ("0.0.0.0", "::", "")
 
@@ -102,12 +102,13 @@ class Agent:
             urlsplit(self.settings.controller).hostname or ""
         ):
             log.warning("nobody on another machine can reach this node at %s: --listen 0.0.0.0:PORT", address)
-        await asyncio.gather(line.run(), self._tidy())
+        await asyncio.gather(line.run(), self._tidy(runner))
 
-    async def _tidy(self) -> None:
+    async def _tidy(self, runner: Runner) -> None:
         while True:
             await asyncio.sleep(_TIDY_SECONDS)
             await asyncio.to_thread(self.journal.tidy)
+            runner.spawn(runner.sweep())
 
     async def close(self) -> None:
         """End; the sessions go on, for the next agent to find."""

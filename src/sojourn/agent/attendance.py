@@ -9,13 +9,16 @@ from typing import Any
 
 from sojourn.agent.door import Door
 from sojourn.agent.journal import Journal, Life
-from sojourn.agent.rider_line import Message, RiderLine
+from sojourn.agent.rider_line import Message, RiderLine, with_rider
 from sojourn.agent.vigil import until_ended
 from sojourn.errors import Busy
 from sojourn.sandbox.base import Sandbox
 from sojourn.wire import Event, ProgramExited, VerbAsked
 
 log = logging.getLogger(__name__)
+
+_MOST_VERBS = 64
+"""Of one session, unheard by the controller. Nobody asks more by hand; a loop would fill the journal."""
 
 
 class Attendance:
@@ -53,7 +56,7 @@ class Attendance:
 
     async def open(self) -> None:
         """The rider runs: bring those who wait to it, and attend to it."""
-        await asyncio.to_thread(self.door.open, self.life)
+        await with_rider(self.door.open, self.life)
         await self.attend()
 
     def watch(self) -> None:
@@ -62,7 +65,7 @@ class Attendance:
 
     async def hang_up(self) -> None:
         """Before a freeze: the rider closes all that leads outside, and nobody new is brought to it."""
-        await asyncio.to_thread(self.door.keep_waiting)
+        await with_rider(self.door.keep_waiting)
         await self.line.hang_up()
 
     async def dismiss(self) -> None:
@@ -106,6 +109,13 @@ class Attendance:
 
     def _verb_asked(self, verb: str, name: str, arguments: dict[str, object]) -> None:
         life = self.life
+        unheard = self._journal.unheard_verbs(life)
+        if verb in unheard:  # the rider asks again after each attach
+            return
+        if len(unheard) >= _MOST_VERBS:
+            many = Busy(f"{_MOST_VERBS} questions of this session wait for the controller already.", "Ask again later.")
+            self.line.send({"do": "answer", "verb": verb, "ok": False, "body": many.to_wire()})
+            return
         self._journal.write_event(
             VerbAsked(session=life.session, incarnation=life.incarnation, verb=verb, name=name, arguments=arguments)
         )

@@ -136,7 +136,7 @@ class Departures:
     # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self, leaving: Leaving) -> None:
-        half, life = leaving.half, leaving.attendance.life
+        half = leaving.half
 
         def work() -> None:
             leaving.link = DialledLink(half.address, half.ticket)
@@ -145,9 +145,16 @@ class Departures:
         try:
             await in_own_thread(f"depart {half.move[:8]}", work)
         except Exception as failed:
+            # Not here: who has the session's turn may be waiting for this run to end.
+            self._runner.spawn(self._come_back(leaving, failed))
+
+    async def _come_back(self, leaving: Leaving, failed: Exception) -> None:
+        """The mover's run has failed."""
+        half = leaving.half
+        async with self._runner.turns[half.session]:
             if leaving.decided:
                 return
-            error = as_error(failed, "depart", life)
+            error = as_error(failed, "depart", leaving.attendance.life)
             log.warning("move %s stumbled at the source: %s", half.move, error)
             event = leaving.stumbled or _stumbled(half.move, half.session, error, leaving.mover.resumed)
             if leaving.mover.scathed:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sojourn.agent.data_port import Claims, first_line, say, splice, turn_away
 from sojourn.agent.journal import Life
-from sojourn.agent.rider_line import Message, accepted, await_yes, decode
+from sojourn.agent.rider_line import Message, accepted, await_yes, decode, with_rider
 from sojourn.errors import Busy, Refused, SojournError
 from sojourn.sandbox.base import Sandbox
 from sojourn.transport.lines import encode_line
@@ -39,6 +39,8 @@ class Door:
         self._introducing = threading.Lock()
         """Held from the moment a rider is shown a guest until it has answered: a freeze must not come between. Only
         ever taken outside the event loop, and before `_state`."""
+        self._one_by_one = asyncio.Lock()
+        """Guests of a slow rider wait here, so that they take one thread, not all there are."""
         self._splicing: set[asyncio.Task[None]] = set()
 
     async def admit(self, connection: socket.socket, claims: Claims) -> None:
@@ -48,7 +50,8 @@ class Door:
                 f"Session {self._life} does not go by incarnation {claims['incarnation']} here.",
                 "Ask the controller where it is.",
             )
-        await asyncio.to_thread(self._admit, Guest(connection, claims["anchor"]))
+        async with self._one_by_one:
+            await with_rider(self._admit, Guest(connection, claims["anchor"]))
 
     def open(self, life: Life) -> None:
         """The rider runs, and this is its life now: bring those who waited to it.

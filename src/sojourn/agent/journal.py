@@ -26,6 +26,11 @@ Side = Literal["source", "target"]
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _JUMP = 1_000_000
+_UNHEARD_VERBS = """
+SELECT json_extract(body, '$.verb') FROM events
+WHERE json_extract(body, '$.event') = 'verb_asked'
+AND json_extract(body, '$.session') = ? AND json_extract(body, '$.incarnation') = ?
+"""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS lives (session TEXT, born INTEGER, body TEXT NOT NULL, PRIMARY KEY (session, born));
@@ -168,6 +173,11 @@ class Journal:
     def events_after(self, number: int) -> list[tuple[int, Event]]:
         rows = self._all("SELECT number, body FROM events WHERE number > ? ORDER BY number", number)
         return [(found, _EVENT.validate_json(body)) for found, body in rows]
+
+    def unheard_verbs(self, life: Life) -> set[str]:
+        """What programs of the session asked in its present incarnation, and the controller has not acknowledged."""
+        rows = self._all(_UNHEARD_VERBS, life.session, life.incarnation)
+        return {verb for (verb,) in rows}
 
     def acknowledge(self, number: int) -> None:
         """The controller has every event up to this one."""

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 from sojourn.errors import SandboxFailed, SojournError, Unreachable
 from sojourn.transport.lines import decode_line, encode_line
@@ -24,6 +25,15 @@ _HANG_UP_SECONDS = 3.0
 _LONGEST_LINE = 1 << 20
 
 Message = dict[str, Any]
+Result = TypeVar("Result")
+
+_riders_threads = ThreadPoolExecutor(32, "rider")
+
+
+async def with_rider(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Like asyncio.to_thread, for what waits for a rider. Clients are brought in, and riders hung up before a freeze,
+    in threads that no slow removal can take."""
+    return await asyncio.get_running_loop().run_in_executor(_riders_threads, work, *arguments)
 
 
 class Reachable(Protocol):
@@ -111,7 +121,7 @@ class RiderLine:
                 await asyncio.sleep(_REDIAL_SECONDS)
 
     async def _one_connection(self, first: Message) -> None:
-        connection = await asyncio.to_thread(self._sandbox.connect)
+        connection = await with_rider(self._sandbox.connect)
         connection.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST_LINE)
         try:

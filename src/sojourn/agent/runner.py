@@ -18,6 +18,7 @@ from sojourn import movers
 from sojourn.agent.attendance import Attendance
 from sojourn.agent.data_port import Claims
 from sojourn.agent.journal import Journal, Life
+from sojourn.agent.rider_line import with_rider
 from sojourn.agent.vigil import last_words
 from sojourn.errors import DoesNotFit, SandboxFailed, SojournError, Unknown
 from sojourn.model import SandboxKind, SessionSpec
@@ -190,7 +191,7 @@ class Runner:
             await self.end(attendance, _failed(attendance.life, error))
             return
         attendance.write(_started(attendance.life), state="running")
-        await asyncio.to_thread(attendance.door.open, attendance.life)
+        await with_rider(attendance.door.open, attendance.life)
 
     async def start_again(self, attendance: Attendance) -> None:
         async with self.turns[attendance.life.session]:
@@ -240,6 +241,18 @@ class Runner:
             attendance.forget(*events)
         self.attended.pop((life.session, life.born), None)
 
+    async def sweep(self) -> None:
+        """Try again to remove what could not be removed when it ended."""
+        for key, attendance in list(self.attended.items()):
+            async with self.turns[key[0]]:
+                life = attendance.life
+                if life.state != "stopping" or self.attended.get(key) is not attendance:
+                    continue
+                try:
+                    await self.end(attendance, SandboxStopped(session=life.session, incarnation=life.incarnation))
+                except (OSError, SojournError) as stuck:
+                    log.error("still could not clean up after session %s: %s", life, stuck)
+
     def died(self, attendance: Attendance) -> None:
         self.spawn(self._bury(attendance))
 
@@ -255,7 +268,7 @@ class Runner:
             try:
                 await self.end(attendance, died)
             except (OSError, SojournError) as stuck:
-                # Dead it is, and must be told, whatever is left of it; the next StopSandbox, or agent, tries again.
+                # Dead it is, and must be told, whatever is left of it; `sweep`, or the next agent, tries again.
                 log.error("could not clean up after session %s: %s", life, stuck)
                 attendance.write(died, state="stopping")
 

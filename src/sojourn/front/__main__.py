@@ -20,6 +20,7 @@ import uvicorn
 from sojourn.front.app import make_app
 from sojourn.front.client import front_folder
 from sojourn.front.host import IDLE_SECONDS, Front
+from sojourn.front.socket_folders import remove_orphaned_folders
 from sojourn.front.words import Card
 from sojourn.settings import write_private
 
@@ -39,6 +40,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "front.lock").open("w") as lock:
         if _lock(lock):
+            remove_orphaned_folders()
             asyncio.run(serve(folder, arguments.idle_seconds))
         else:
             log.info("this user has a front already")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sojourn.errors import SojournError, TunnelFailed
+from sojourn.front.socket_folders import make_socket_folder
 from sojourn.model.sessions import Place
 from sojourn.transport import address
 from sojourn.transport.dial import Dial
@@ -201,7 +201,7 @@ class Anchor:
     def _free_address(self) -> str:
         if not hasattr(socket, "AF_UNIX"):
             return "127.0.0.1:0"
-        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="sojourn-"))  # readable by this user alone
+        self._folder = self._folder or make_socket_folder()
         return str(self._folder / str(len(self._endpoints)))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
-from contextlib import ExitStack
+from collections import deque
 from typing import Any, Literal
 
 import zmq
@@ -15,6 +16,10 @@ from sojourn.model.base import Word
 Channel = Literal["shell", "iopub", "stdin", "control", "hb"]
 PUBLISH_LIMIT = 10_000
 """Messages kept for a client that does not read, before they are dropped for it. A kernel by itself keeps 1,000."""
+INNER_PORTS = (10_000, 32_000)
+"""Below what Linux, macOS and Windows use for outgoing connections by themselves."""
+_given: deque[int] = deque(maxlen=1000)
+"""Lately, to kernels that may not have bound them yet."""
 CHANNELS: tuple[Channel, ...] = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -84,8 +89,21 @@ def inner_connection(outer: Connection) -> Connection:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
+    """Ports that no system gives to outgoing connections: one of those, or a rider's own try to reach the kernel, could
+    sit on the port by the time the kernel wants it."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randint(*INNER_PORTS)
+        if port not in _given and _is_free(port):
+            _given.append(port)
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -11,7 +11,6 @@ _PER_PROCESS_S = 0.008
 _SCAN_S_PER_GB = 0.07
 """CRIU looks at every page's entry while the session stands still."""
 _COPY_S_PER_GB = 0.5
-_LAYER_BYTES_PER_S = 500e6
 _CLOSE = 1.2
 """`copy` is preferred when its pause is at most this much longer: its session is never in two places."""
 _GB = 1 << 30

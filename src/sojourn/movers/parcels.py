@@ -20,8 +20,6 @@ class Parcels:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self.sent_bytes = 0
-        self.received_bytes = 0
 
     def send(self, **head: Any) -> None:
         self._send(json.dumps(head).encode())
@@ -66,13 +64,11 @@ class Parcels:
                     self._connection.sendall(view)
             except OSError as gone:
                 raise _gone(gone) from gone
-            self.sent_bytes += len(view)
 
     def _receive(self, most: int) -> bytearray:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         if length > most:
             raise MoveFailed(f"The other side of the move sent nonsense: a parcel of {length} bytes.")
-        self.received_bytes += length
         return self._exactly(length)
 
     def _exactly(self, length: int) -> bytearray:

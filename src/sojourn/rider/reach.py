@@ -70,6 +70,10 @@ class Reach(SocketPipe):
             self._give_up_trying()
             self._refused(f"error {failure}")
             return
+        if _met_itself(self._trying):
+            self._give_up_trying()
+            self._refused("nothing listens yet")
+            return
         connection, self._trying = self._trying, None
         self.pump.loop.forget(connection)
         self.plug(connection)
@@ -90,3 +94,11 @@ class Reach(SocketPipe):
         if trying is not None:
             self.pump.loop.forget(trying)
             trying.close()
+
+
+def _met_itself(connection: socket.socket) -> bool:
+    """A connection to a port of this machine at which nothing listens may be given that very port as its own, and then
+    it is connected: to itself (RFC 9293, simultaneous open)."""
+    return (
+        connection.family != getattr(socket, "AF_UNIX", None) and connection.getsockname() == connection.getpeername()
+    )

@@ -37,6 +37,7 @@ from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lowe
 from sojourn.sandbox.way_out import NAMESERVER, WayOut
 
 START_SECONDS = 15.0
+_RUNC_SECONDS = 30.0
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/opt/conda/bin/python3", "/opt/venv/bin/python3")
 _RESERVED = ("/", "/proc", "/sys", "/dev", "/run")
 
@@ -99,17 +100,28 @@ class RuncSandbox(Sandbox):
     def inherit(self, origin: Mapping[str, Any]) -> None:
         """Called by a mover before the freeze, with the source's `origin`: the session keeps the mount points it was
         born with. A hidden folder that this node does not have is made, empty: there must be something to mount on.
-        Raises Incompatible when the image's name stands for another one here."""
+        Raises Incompatible when the image's name stands for another one here, Invalid for a mount point that is in
+        none of the session's shared folders: this is root, and the source need not be believed."""
         if origin["image"] != self.facts["image"]:
             image = self.plan.spec.image
             raise Incompatible(
                 f"The image {image} is another one on node {self.plan.node}.", f"There: podman pull {image}"
             )
+        for point in origin["binds"]:
+            self._check_point(point)
         self.facts["binds"] = list(origin["binds"])
         for point, outside in self.binds.items():
             if outside == self._nothing:
                 make_folder(Path(point))
         self.record()
+
+    def _check_point(self, point: str) -> None:
+        shared = [Path(mount.path) for mount in self.plan.spec.mounts if mount.mode == "shared"]
+        plain = os.path.normpath(point) == point and any(Path(point).is_relative_to(folder) for folder in shared)
+        there = Path(point).is_dir()
+        if plain and (there or any(Path(point).resolve().is_relative_to(folder.resolve()) for folder in shared)):
+            return
+        raise Invalid(f"{self._name} can't keep its mount point {point!r}: it is in none of its shared folders.")
 
     def _native_binds(self) -> list[str]:
         there = [path for path in self._hidden if Path(path).is_dir()]
@@ -179,10 +191,7 @@ class RuncSandbox(Sandbox):
         log = self.folder / "runc.log"
         command = ["runc", "--root", str(self.folder / "runc"), "--log", str(log), "run", "--detach"]
         command += ["--bundle", str(self.folder), "--pid-file", str(self.folder / "pid"), self._name]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-        )
-        if done.returncode:
+        if _exit_code(command) != 0:
             raise SandboxFailed(f"runc could not start {self._name}: {_last_line(log)}", f"See {log}.")
         self.facts["root_pid"] = int((self.folder / "pid").read_text())
         self._note_way_out()
@@ -284,6 +293,20 @@ class RuncSandbox(Sandbox):
                     if len(fields) == 6 and fields[1].endswith("s") and fields[5].startswith("/"):
                         found.add(fields[5].lstrip("/"))
         return {path for path in found if os.path.lexists(self.files.upper / path)}
+
+
+def _exit_code(command: list[str]) -> int:
+    """Of runc, which is killed, with what it has forked, when it hangs. Raises SandboxFailed then."""
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True) as runc:
+        try:
+            return runc.wait(_RUNC_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(runc.pid, signal.SIGKILL)
+            raise SandboxFailed(
+                f"runc did not start {command[-1]} within {_RUNC_SECONDS:g} s.",
+                "Is the node's disk, or its load, stuck?",
+            ) from None
 
 
 def _is_mighty() -> bool:

@@ -19,7 +19,7 @@ from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
 from sojourn.movers.connections import Connection, reset
 from sojourn.movers.criu import images
-from sojourn.movers.criu.departure import PAGE_CONNECTIONS, boot_id
+from sojourn.movers.criu.departure import PAGE_CONNECTIONS, boot_id, meeting_place
 from sojourn.movers.criu.service import Criu, Places, memory_folder
 from sojourn.movers.haste import hastened
 from sojourn.movers.pager.lines import Lines
@@ -132,7 +132,7 @@ class CriuArrival(Arrival):
         hello = parcels.receive()
         self._sandbox.inherit(hello["origin"])
         self._same_kernel = hello["boot"] == boot_id()
-        path = self._folder / "meeting.socket"
+        path = meeting_place(self._move)
         listener = stack.enter_context(listen(path))
         parcels.send(meet=str(path) if self._same_kernel else None, pager=self._pager is not None)
         agreed = parcels.receive()

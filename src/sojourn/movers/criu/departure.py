@@ -129,10 +129,11 @@ class CriuDeparture(Departure):
         parcels.send(move=self._move, strategy=self._strategy, boot=boot_id(), origin=self._sandbox.origin)
         answer, meeting = parcels.receive(), None
         self._paged = self._strategy == "lazy" or (bool(answer["pager"]) and not self._shares_memory())
-        if (path := answer["meet"]) and self.direct:
+        # The target may be lying about the kernel it shares; a path of its choice would lead to other people's sockets.
+        if answer["meet"] == str(meeting_place(self._move)) and self.direct:
             with contextlib.suppress(OSError):
                 connection = stack.enter_context(socket.socket(socket.AF_UNIX))
-                connection.connect(path)
+                connection.connect(answer["meet"])
                 meeting = Lines(connection)
         parcels.send(direct=meeting is not None, paged=self._paged)
         return meeting
@@ -279,6 +280,11 @@ class CriuDeparture(Departure):
     def _note_phase(self, phase: str) -> None:
         processes = {"criu": self._criu, "page_source": self._page_source}
         self._note({"phase": phase, **{name: process and process.to_note() for name, process in processes.items()}})
+
+
+def meeting_place(move: str) -> Path:
+    """Where the target listens for a source on its own machine; in a folder of this user alone."""
+    return memory_folder() / f"{move}.in" / "meeting.socket"
 
 
 def boot_id() -> str:

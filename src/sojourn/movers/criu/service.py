@@ -34,7 +34,6 @@ _GHOST_LIMIT = 256 << 20
 """Deleted files that are still open travel in the images, up to this size each."""
 _LET_GO_SECONDS = 5.0
 _LONGEST_ANSWER = 1 << 20
-_TMPFS_MAGIC = 0x01021994
 
 # Fields of criu_opts.
 _IMAGES, _PID, _TCP, _FILE_LOCKS, _LOG_LEVEL, _LOG_FILE, _NOTIFY_SCRIPTS, _ROOT = 1, 2, 5, 8, 9, 10, 12, 13
