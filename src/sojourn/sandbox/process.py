@@ -26,6 +26,7 @@ from sojourn.sandbox.mounts import remove_tree
 
 START_SECONDS = 15.0
 KILL_SECONDS = 10.0
+FREEZE_SECONDS = 5.0
 MARK = "SOJOURN_SANDBOX"
 """In the environment of every process of the sandbox: by it those are found that have left the rider's tree."""
 
@@ -217,9 +218,15 @@ class ProcessSandbox(Sandbox):
         raise _immovable()
 
     def freeze(self) -> None:
-        for process in self._processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
+        """Until all stand still: a stop takes effect when the process is next scheduled, and may be outrun by a fork."""
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while running := [process for process in self._processes() if not _stands_still(process)]:
+            if time.monotonic() > deadline:
+                raise SandboxFailed(f"Process {running[0].pid} of session {self.plan.session} does not stop.")
+            for process in running:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         for process in self._processes():
@@ -244,6 +251,13 @@ def _own(kind: str) -> int:
     """This process's "uid" or "gid"; 0 on an OS without."""
     ask: Callable[[], int] = getattr(os, f"get{kind}", int)
     return ask()
+
+
+def _stands_still(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _immovable() -> Incompatible:
