@@ -218,7 +218,7 @@ class ProcessSandbox(Sandbox):
         raise _immovable()
 
     def freeze(self) -> None:
-        """Until all stand still: a stop takes effect when the process is next scheduled, and may be outrun by a fork."""
+        """Until all stand still: a stop takes effect when a process is next scheduled, and a fork may outrun it."""
         deadline = time.monotonic() + FREEZE_SECONDS
         while running := [process for process in self._processes() if not _stands_still(process)]:
             if time.monotonic() > deadline:
