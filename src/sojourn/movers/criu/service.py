@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import stat
@@ -33,6 +34,7 @@ _CGROUPS_IGNORE, _NETWORK_LOCK_SKIP = 0, 3
 _GHOST_LIMIT = 256 << 20
 """Deleted files that are still open travel in the images, up to this size each."""
 _LET_GO_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _LONGEST_ANSWER = 1 << 20
 
 # Fields of criu_opts.
@@ -179,8 +181,12 @@ class Criu:
 
     def _receive(self, act: str) -> dict[int, int | bytes]:
         try:
+            while not select.select([self._socket], [], [], _LOOK_SECONDS)[0]:
+                # Its helper may outlive it, holding the socket open and waiting for ever.
+                if self._process.poll() is not None:
+                    raise self._failure(act, {})
             body = self._socket.recv(_LONGEST_ANSWER)
-        except OSError:
+        except (OSError, ValueError):  # closed by `kill`
             body = b""
         if not body:
             raise self._failure(act, {})
