@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import stat
@@ -180,14 +179,16 @@ class Criu:
             self._socket.send(encode(message))
 
     def _receive(self, act: str) -> dict[int, int | bytes]:
-        try:
-            while not select.select([self._socket], [], [], _LOOK_SECONDS)[0]:
-                # Its helper may outlive it, holding the socket open and waiting for ever.
-                if self._process.poll() is not None:
-                    raise self._failure(act, {})
-            body = self._socket.recv(_LONGEST_ANSWER)
-        except (OSError, ValueError):  # closed by `kill`
-            body = b""
+        self._socket.settimeout(_LOOK_SECONDS)
+        body = None
+        while body is None:
+            try:
+                body = self._socket.recv(_LONGEST_ANSWER)
+            except TimeoutError:
+                # CRIU's helper may outlive it, holding the socket open and waiting for ever.
+                body = b"" if self._process.poll() is not None else None
+            except OSError:  # closed by `kill`
+                body = b""
         if not body:
             raise self._failure(act, {})
         return decode(body)
