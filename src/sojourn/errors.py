@@ -16,6 +16,10 @@ which an error crosses the HTTP API and the agents' WebSocket: both ends raise t
     ├── MoveFailed              the session is where it was
     ├── SandboxFailed           runc, an overlay, a namespace, a cgroup
     ├── CriuFailed              CRIU ended with an error; the message quotes its log
+    ├── SaveFailed              the session runs where it was; no checkpoint came of it
+    ├── WakeFailed              the session sleeps on
+    ├── StoreFailed             the chunk store does not answer, is full, or is another one
+    │   └── Damaged             a checkpoint, or a chunk of it, is missing or not what it was
     ├── TunnelFailed            the two ends of a tunnel can't go on
     └── SessionLost             the session is gone; the message says why
 """
@@ -106,6 +110,32 @@ class SandboxFailed(SojournError):
 
 class CriuFailed(SojournError):
     code = "criu_failed"
+    http_status = 502
+
+
+class SaveFailed(SojournError):
+    """A save ended early; the session is alive where it was, and no checkpoint is visible."""
+
+    code = "save_failed"
+    http_status = 502
+
+
+class WakeFailed(SojournError):
+    """The session could not be woken; it sleeps on, in the same checkpoint or, if that is damaged, in an older one."""
+
+    code = "wake_failed"
+    http_status = 502
+
+
+class StoreFailed(SojournError):
+    code = "store_failed"
+    http_status = 502
+
+
+class Damaged(StoreFailed):
+    """A checkpoint can't be used: the message names the chunk, and what is wrong with it."""
+
+    code = "damaged"
     http_status = 502
 
 

@@ -13,12 +13,13 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from sojourn.model.base import Word
+from sojourn.model.checkpoints import SaveReport, StorePass
 from sojourn.model.moves import MoveReport, Strategy
 from sojourn.model.nodes import Capabilities, Load
 from sojourn.model.resources import Resources
 from sojourn.model.sessions import Inspection, SessionSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 # ── instructions: controller → agent ─────────────────────────────────────────────────────────────────────────
 
@@ -97,6 +98,38 @@ class AbandonArrival(Word):
     session: str
 
 
+class SaveSession(Word):
+    """Write the session's state into the store, as the checkpoint `save`. To the node, a departure without a target:
+    `CommitMove` and `RollBackMove` (their `move` is this `save`) end it.
+
+    `keep`: the session goes on by itself as soon as its state is copied; nothing is left to be committed.
+    """
+
+    do: Literal["save_session"] = "save_session"
+    save: str
+    session: str
+    incarnation: int
+    """The one it has."""
+    keep: bool
+    store: StorePass
+
+
+class WakeSession(Word):
+    """Bring the session of a checkpoint to life here. To the node, an arrival without a source: it tells SessionThawed,
+    FillProgressed, SessionFilled and MoveStumbled (side "target") whose `move` is this `wake`, and `AbandonArrival` ends
+    it."""
+
+    do: Literal["wake_session"] = "wake_session"
+    wake: str
+    session: str
+    incarnation: int
+    """The one it will have here."""
+    epoch: int
+    checkpoint: str
+    store: StorePass
+    spec: SessionSpec
+
+
 class AnswerVerb(Word):
     """The answer to something a program asked through its rider (`%sojourn …`)."""
 
@@ -127,6 +160,8 @@ Instruction = Annotated[
     | CommitMove
     | RollBackMove
     | AbandonArrival
+    | SaveSession
+    | WakeSession
     | AnswerVerb
     | SendLog,
     Field(discriminator="do"),
@@ -279,6 +314,17 @@ class MoveStumbled(Word):
     error: dict[str, str]
 
 
+class SessionSaved(Word):
+    """From the node of a save: the checkpoint is whole and visible in the store. Unless the session was to be kept, it
+    stands frozen, and only the controller may say what becomes of it."""
+
+    event: Literal["session_saved"] = "session_saved"
+    save: str
+    session: str
+    incarnation: int
+    report: SaveReport
+
+
 class VerbAsked(Word):
     """A program in the sandbox asked something through its rider."""
 
@@ -288,7 +334,7 @@ class VerbAsked(Word):
     verb: str
     """An id, unique in the session; asked again after a move until answered."""
     name: str
-    """"nodes", "where", "move"."""
+    """"nodes", "where", "move", "suspend", "checkpoint", "checkpoints", "restore", "fork"."""
     arguments: dict[str, object] = {}
 
 
@@ -310,6 +356,7 @@ Event = Annotated[
     | MoveRolledBack
     | ArrivalAbandoned
     | MoveStumbled
+    | SessionSaved
     | VerbAsked,
     Field(discriminator="event"),
 ]
@@ -323,8 +370,10 @@ class Held(Word):
     session: str
     incarnation: int
     state: Literal["starting", "running", "arriving", "filling", "departing", "departed", "stopping"]
-    """departing: frozen or freezing, not everything sent. departed: everything sent, frozen, waiting for a verdict."""
+    """departing: frozen or freezing, not everything sent (or saved). departed: everything sent (or saved), frozen,
+    waiting for a verdict."""
     move: str | None = None
+    """The id of the move, save or wake under way. A save that keeps its session leaves it `running`."""
 
 
 class Hello(Word):

@@ -1,7 +1,17 @@
 """The words: what crosses a wire or stands in the database, as frozen pydantic models."""
 
+from sojourn.model.checkpoints import (
+    CheckpointKind,
+    CheckpointView,
+    SavePhase,
+    SaveReport,
+    SaveView,
+    StorePass,
+    WakePhase,
+    WakeView,
+)
 from sojourn.model.moves import MovePhase, MovePlan, MoveReport, MoveView, Strategy
-from sojourn.model.nodes import Capabilities, Load, NodeStatus, NodeView
+from sojourn.model.nodes import Capabilities, Eviction, Load, NodeStatus, NodeView, SessionLoad
 from sojourn.model.resources import Needs, Resources
 from sojourn.model.sessions import (
     Inspection,
@@ -16,6 +26,9 @@ from sojourn.model.sessions import (
 
 __all__ = [
     "Capabilities",
+    "CheckpointKind",
+    "CheckpointView",
+    "Eviction",
     "Inspection",
     "Load",
     "Mount",
@@ -30,8 +43,15 @@ __all__ = [
     "Program",
     "Resources",
     "SandboxKind",
+    "SavePhase",
+    "SaveReport",
+    "SaveView",
+    "SessionLoad",
     "SessionSpec",
     "SessionStatus",
     "SessionView",
+    "StorePass",
     "Strategy",
+    "WakePhase",
+    "WakeView",
 ]

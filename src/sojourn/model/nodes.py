@@ -37,11 +37,39 @@ class Capabilities(Word):
     refusals: dict[str, str] = {}
 
 
+class SessionLoad(Word):
+    """What a session uses on its node, as its cgroup and its network namespace count."""
+
+    session: str
+    memory_bytes: int = 0
+    memory_limit_bytes: int | None = None
+    memory_pressure: float = 0.0
+    """Share of the last ten seconds in which something of it waited for memory, 0 to 1 (psi, "some avg10")."""
+    cpu_seconds: float = 0.0
+    """Used since it came to this node; it grows."""
+    network_bytes: int = 0
+    """To and from the outside, since it came to this node; it grows."""
+
+
+class Eviction(Word):
+    """The node is about to be taken away, as its provider says."""
+
+    at: float
+    """Seconds since the epoch when it ends."""
+    source: str
+    """Who said so: "aws", "gcp", "azure", "signal", "file"."""
+
+
 class Load(Word):
     cpu_share: float = 0.0
     """Busy share of all cores, 0 to 1."""
     memory_free_bytes: int = 0
     sessions: int = 0
+    used: tuple[SessionLoad, ...] = ()
+    """For each session in a sandbox of its own."""
+    eviction: Eviction | None = None
+    save_bytes_per_s: float = 0.0
+    """How fast this node has lately saved or sent sessions; 0: nothing is known yet."""
 
 
 class NodeView(Word):
@@ -54,6 +82,8 @@ class NodeView(Word):
     capacity: Resources
     capabilities: Capabilities
     load: Load
+    draining: str = ""
+    """Why no session is brought there any more ("asked by ada", "aws takes it away"); empty: open."""
     address: str | None = None
     """host:port where the agent listens for tunnels and moves; None when it only dials out."""
     seen_at: float

@@ -19,7 +19,13 @@ class SessionStatus(StrEnum):
     MOVING = "moving"
     """A move is under way and the session is, or soon will be, frozen."""
     FILLING = "filling"
-    """It runs at the new place while its last pages are on their way; the source stands frozen."""
+    """It runs while its last pages are on their way: from a source that stands frozen, or from a checkpoint."""
+    SUSPENDING = "suspending"
+    """Its state is being saved; it is, or soon will be, frozen, and nothing of it will run afterwards."""
+    SUSPENDED = "suspended"
+    """It sleeps in a checkpoint; nothing of it runs anywhere."""
+    WAKING = "waking"
+    """It is being brought back from its checkpoint; nothing runs yet."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
@@ -93,8 +99,14 @@ class SessionView(Word):
     created_at: float
     move: str | None = None
     """The id of the move under way."""
+    save: str | None = None
+    """The id of the save under way."""
+    checkpoint: str | None = None
+    """What it sleeps in, or is waking from."""
+    origin: str | None = None
+    """The session that this one was forked from."""
     reason: str = ""
-    """Why it failed, was lost or rolled back; empty when all is well."""
+    """Why it failed, was lost, rolled back or went on from an older state; empty when all is well."""
 
 
 class Inspection(Word):
