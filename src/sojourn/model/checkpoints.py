@@ -8,8 +8,8 @@ from typing import Literal
 from sojourn.model.base import Word
 
 CheckpointKind = Literal["suspend", "named", "background"]
-"""suspend: the state a session sleeps in. named: taken by a person, kept until deleted. background: taken by a policy, so
-that the loss of a node costs minutes; only the newest are kept."""
+"""suspend: the state a session sleeps in. named: taken by a person, kept until deleted. background: taken by a
+policy, so that the loss of a node costs minutes; only the newest are kept."""
 
 
 class SavePhase(StrEnum):
