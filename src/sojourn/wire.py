@@ -115,9 +115,9 @@ class SaveSession(Word):
 
 
 class WakeSession(Word):
-    """Bring the session of a checkpoint to life here. To the node, an arrival without a source: it tells SessionThawed,
-    FillProgressed, SessionFilled and MoveStumbled (side "target") whose `move` is this `wake`, and `AbandonArrival` ends
-    it."""
+    """Bring a checkpoint to life here. To the node, an arrival without a source: it tells SessionThawed,
+    FillProgressed, SessionFilled and MoveStumbled (side "target") whose `move` is this `wake`, and `AbandonArrival`
+    ends it."""
 
     do: Literal["wake_session"] = "wake_session"
     wake: str
