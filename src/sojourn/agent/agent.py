@@ -24,7 +24,7 @@ from sojourn.agent.recovery import recover
 from sojourn.agent.runner import Node, Runner
 from sojourn.errors import Unauthorized, Unreachable
 from sojourn.rider.build import build_rider
-from sojourn.wire import PROTOCOL, Hello
+from sojourn.wire import PROTOCOL, Event, Hello
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Agent:
         self.folder.sandboxes.mkdir(exist_ok=True, mode=0o700)
         rider = await asyncio.to_thread(build_rider, self.folder.path)
         node = Node(self.settings.name, self.folder.sandboxes, able.sandboxes, str(rider), (str(self.folder.path),))
-        self.runner = runner = Runner(node, self.journal, lambda event: line.tell(event))
+        self.runner = runner = Runner(node, self.journal, self._tell)
         departures, arrivals = Departures(runner), Arrivals(runner)
         await recover(runner, departures, arrivals)
         address = self._open_data_port(runner, arrivals)
@@ -103,6 +103,11 @@ class Agent:
         ):
             log.warning("nobody on another machine can reach this node at %s: --listen 0.0.0.0:PORT", address)
         await asyncio.gather(line.run(), self._tidy(runner))
+
+    def _tell(self, event: Event) -> None:
+        """What need not survive. A move taken back at the start may make progress before there is anybody to tell."""
+        if self.line:
+            self.line.tell(event)
 
     async def _tidy(self, runner: Runner) -> None:
         while True:
