@@ -513,3 +513,10 @@ def test_a_clock_that_jumps_is_nothing_to_who_waits_for_nothing() -> None:
     before = story.session
     story.feed(ClockJumped(-7200))
     assert (story.session, story.told) == (before, [])
+
+
+def test_a_source_that_was_given_up_too_early_still_goes_on() -> None:
+    story = departing().feed(NodeLeft("here")).feed(NodeDied("here"))
+    story.feed(NodeReturned("here", (held("departing", 1, "m"),)))
+    story.hear("there", wire.MoveStumbled, side="target", resumed=False).hear("there", wire.ArrivalAbandoned)
+    assert (story.status, story.phase, story.copy) == (SessionStatus.MOVING, MovePhase.ROLLING_BACK, ("here", 3, 1))

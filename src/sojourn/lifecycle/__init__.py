@@ -10,6 +10,10 @@ A session is alive in exactly one place. What keeps it so:
   reached for `Limits.fence_s`, is the source told to go on from the moment of the freeze.
 - Streams go on (the epoch stays) when the target has told that it never thawed, for then nothing has happened;
   whenever clients may have met it, the source goes on in a new epoch: streams are reset and the user is told.
+- A session that is to sleep does so when its node says `SessionSaved`; its frozen copy runs again only if the law rolls
+  it back, under a new incarnation, and nothing was woken since. A wake takes N+1, and its streams go on only if clients
+  have seen nothing since the state that is woken.
+- A copy that is lost falls back to the nearest whole checkpoint; `LOST` is what has none.
 - A node that comes back says what it holds. What this law knows of is told again what it has to do; what it doesn't
   is told to go. So no debt has to be remembered, and each instruction may be lost or come twice.
 
@@ -17,16 +21,29 @@ A session is alive in exactly one place. What keeps it so:
  PENDING → STARTING → RUNNING ⇄ MOVING (preparing → departing) → FILLING → RUNNING (committing → done)
               │          ↑          │                               │
               ↓          └──────────┴── MOVING (rolling back) ──────┘
-           FAILED                          any → STOPPING → STOPPED;  its node died: LOST
+           FAILED                          any → STOPPING → STOPPED;  its copy is gone: SUSPENDED, or LOST
+
+ RUNNING → SUSPENDING (saving) → SUSPENDED (releasing → done) → WAKING → FILLING → RUNNING
+    ↑          │                     ↑    ↑                       │         │
+    └──────────┘ (rolling back)      │    └──── (abandoning) ─────┴─────────┘
+    any copy is lost ────────────────┘
 ```
 Nodes are spoken of by their names. Time is an argument; a deadline is a field of the session, and passes when `Tick`
-says so. `wishes` are what people want, `ends` a session's start and end, `moving` a move, `nodes` who comes and goes.
+says so. `wishes` are what people want, `ends` a session's start and end, `moving` a move, `sleeping` a save, `waking` a
+wake, `checkpoints` what a session can go back to, `nodes` who comes and goes.
 """
 
 from __future__ import annotations
 
-from sojourn.lifecycle import ends, moving, nodes, wishes
+from collections.abc import Callable
+
+from sojourn import wire
+from sojourn.lifecycle import checkpoints, ends, moving, nodes, sleeping, waking, wishes
 from sojourn.lifecycle.events import (
+    CheckpointDamaged,
+    CheckpointFound,
+    CheckpointsDropped,
+    CheckpointWanted,
     ClockJumped,
     ControllerStarted,
     Decision,
@@ -38,24 +55,35 @@ from sojourn.lifecycle.events import (
     NodeLeft,
     NodeReturned,
     Reported,
+    RestoreWanted,
+    ResumeWanted,
+    SaveTo,
     SessionWanted,
     StopWanted,
+    SuspendWanted,
     Tell,
     Tick,
+    WakeFrom,
 )
 from sojourn.lifecycle.nodes import dismissals
-from sojourn.lifecycle.state import ENDED, Berth, Limits, Move, Session, next_place, place
+from sojourn.lifecycle.state import ASLEEP, ENDED, Berth, Kept, Limits, Move, Save, Session, Wake, next_place, place
 from sojourn.lifecycle.steps import Moment
-from sojourn.lifecycle.wishes import raise_unless_movable
+from sojourn.lifecycle.wishes import raise_unless_at_rest, raise_unless_free, raise_unless_movable
 
 __all__ = [
+    "ASLEEP",
     "ENDED",
     "Berth",
+    "CheckpointDamaged",
+    "CheckpointFound",
+    "CheckpointWanted",
+    "CheckpointsDropped",
     "ClockJumped",
     "ControllerStarted",
     "Decision",
     "DepartTo",
     "Event",
+    "Kept",
     "Limits",
     "Move",
     "MoveCancelled",
@@ -64,19 +92,28 @@ __all__ = [
     "NodeLeft",
     "NodeReturned",
     "Reported",
+    "RestoreWanted",
+    "ResumeWanted",
+    "Save",
+    "SaveTo",
     "Session",
     "SessionWanted",
     "StopWanted",
+    "SuspendWanted",
     "Tell",
     "Tick",
+    "Wake",
+    "WakeFrom",
     "decide",
     "dismissals",
     "next_place",
     "place",
+    "raise_unless_at_rest",
+    "raise_unless_free",
     "raise_unless_movable",
 ]
 
-_EVENTS = {**wishes.EVENTS, **nodes.EVENTS}
+_EVENTS = {**wishes.EVENTS, **nodes.EVENTS, **sleeping.EVENTS, **checkpoints.EVENTS}
 _REPORTS = {**ends.REPORTS, **moving.REPORTS}
 
 
@@ -88,6 +125,14 @@ def decide(session: Session, event: Event, now: float, limits: Limits | None = N
     """
     at = Moment(now, limits or Limits())
     if isinstance(event, Reported):
-        handler = _REPORTS.get(type(event.event))
+        handler = _reports(session, event.event).get(type(event.event))
         return handler(session, event.node, event.event, at) if handler else (session, [])
     return _EVENTS[type(event)](session, event, at)
+
+
+def _reports(session: Session, event: wire.Event) -> dict[type, Callable[..., Decision]]:
+    """Halves of moves, saves and wakes report alike: whose this is, its id says."""
+    of = getattr(event, "move", None) or getattr(event, "save", None)
+    if session.save and of == session.save.id:
+        return sleeping.REPORTS
+    return waking.REPORTS if session.wake and of == session.wake.id else _REPORTS

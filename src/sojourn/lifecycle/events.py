@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sojourn import wire
 from sojourn.lifecycle.state import Session
-from sojourn.model import Strategy
+from sojourn.model import CheckpointKind, SessionSpec, Strategy
 from sojourn.wire import Held
 
 
@@ -28,6 +28,8 @@ class MoveWanted:
     target: str
     strategy: Strategy
     connections_reset: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    """What was asked for it there: a session with a lower limit gets this one."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,63 @@ class MoveCancelled:
     """Whoever wanted the move has thought better of it."""
 
     move: str
+
+
+@dataclass(frozen=True)
+class SuspendWanted:
+    """A person, or a policy, wants it to sleep in the store."""
+
+    save: str
+    """The id of the save, and of the checkpoint that comes of it."""
+
+
+@dataclass(frozen=True)
+class CheckpointWanted:
+    """Its state is wanted in the store while it runs on."""
+
+    save: str
+    kind: CheckpointKind
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class ResumeWanted:
+    """A person, or a request of a client, wants it awake, at a node that can be reached."""
+
+    wake: str
+    node: str
+
+
+@dataclass(frozen=True)
+class RestoreWanted:
+    """A person wants it taken back to one of its checkpoints; what it did since is given up."""
+
+    checkpoint: str
+    wake: str
+    node: str
+
+
+@dataclass(frozen=True)
+class CheckpointDamaged:
+    """Somebody looked: this checkpoint can't be used."""
+
+    checkpoint: str
+    problem: str
+    """A sentence, or several."""
+
+
+@dataclass(frozen=True)
+class CheckpointFound:
+    """The store was looked at after a save was given up with its node: its checkpoint is whole."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class CheckpointsDropped:
+    """These are to be deleted. Refused when it needs one of them."""
+
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,6 +148,13 @@ Event = (
     | StopWanted
     | MoveWanted
     | MoveCancelled
+    | SuspendWanted
+    | CheckpointWanted
+    | ResumeWanted
+    | RestoreWanted
+    | CheckpointDamaged
+    | CheckpointFound
+    | CheckpointsDropped
     | ControllerStarted
     | NodeLeft
     | NodeReturned
@@ -111,11 +177,33 @@ class DepartTo:
 
 
 @dataclass(frozen=True)
+class SaveTo:
+    """`wire.SaveSession` before it has its `StorePass`, which only the controller can give it."""
+
+    save: str
+    session: str
+    incarnation: int
+    keep: bool
+
+
+@dataclass(frozen=True)
+class WakeFrom:
+    """`wire.WakeSession` before it has its `StorePass`."""
+
+    wake: str
+    session: str
+    incarnation: int
+    epoch: int
+    checkpoint: str
+    spec: SessionSpec
+
+
+@dataclass(frozen=True)
 class Tell:
     """An instruction for a node. If the node can't be reached it is forgotten: `NodeReturned` brings it up again."""
 
     node: str
-    instruction: wire.Instruction | DepartTo
+    instruction: wire.Instruction | DepartTo | SaveTo | WakeFrom
 
 
 Decision = tuple[Session, list[Tell]]

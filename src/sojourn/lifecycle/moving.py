@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from sojourn import wire
 from sojourn.errors import SessionLost, SojournError
+from sojourn.lifecycle.checkpoints import fall_back
 from sojourn.lifecycle.events import Decision, Tell
 from sojourn.lifecycle.state import Move, Session
 from sojourn.lifecycle.steps import (
     Moment,
     abandon_arrival,
+    commit,
     depart,
-    end,
     failed_move,
     from_error,
     go_on_at_source,
@@ -88,7 +89,7 @@ def filled(s: Session, node: str, e: wire.SessionFilled, at: Moment) -> Decision
     s = with_move(s, phase=MovePhase.COMMITTING, report=_joined(move.report, e.report), done_bytes=move.total_bytes)
     if move.source_lost:
         return done(s, at), tells
-    return waiting(s, at), [*tells, Tell(move.source, wire.CommitMove(move=move.id, session=s.id))]
+    return waiting(s, at), [*tells, commit(s, move.id, move.source)]
 
 
 def _committed(s: Session, node: str, e: wire.MoveCommitted, at: Moment) -> Decision:
@@ -208,14 +209,15 @@ def source_gone(s: Session, at: Moment, reason: str) -> Decision:
 
 
 def lose(s: Session, at: Moment, reason: str) -> Decision:
-    """Nothing of it is left that could go on; a node that was only away may still bring it back."""
+    """Nothing of it is left that could go on, but for its checkpoints; a node that was only away may still bring it
+    back."""
     move = s.moving
     if move is None or move.phase is MovePhase.COMMITTING:
-        return end(replace(s, move=closed(move, at)), SessionStatus.LOST, at, reason), []
+        return fall_back(replace(s, move=closed(move, at)), at, reason), []
     if not move.abandoned:
         s = replace(s, incarnation=move.source_incarnation)
     s = replace(s, node=move.source, move=failed_move(move, at, SessionLost(reason)))
-    return end(s, SessionStatus.LOST, at, reason), [abandon_arrival(s, move.id, move.target)]
+    return fall_back(s, at, reason), [abandon_arrival(s, move.id, move.target)]
 
 
 def _joined(known: MoveReport, new: MoveReport) -> MoveReport:

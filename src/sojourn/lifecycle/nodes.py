@@ -8,6 +8,8 @@ from typing import Any
 
 from sojourn import wire
 from sojourn.errors import MoveFailed, SessionLost, Unreachable
+from sojourn.lifecycle import sleeping, waking
+from sojourn.lifecycle.checkpoints import fell_back
 from sojourn.lifecycle.ends import stopped
 from sojourn.lifecycle.events import (
     ClockJumped,
@@ -30,7 +32,7 @@ from sojourn.lifecycle.moving import (
     stays,
     thawed,
 )
-from sojourn.lifecycle.state import Move, Session
+from sojourn.lifecycle.state import Move, Save, Session
 from sojourn.lifecycle.steps import (
     Moment,
     abandon_arrival,
@@ -44,14 +46,14 @@ from sojourn.lifecycle.steps import (
     waiting,
     with_move,
 )
-from sojourn.model import MovePhase, MoveReport, SessionStatus
+from sojourn.model import MovePhase, MoveReport, SavePhase, SessionStatus
 from sojourn.wire import Held
 
 
 def _controller_started(s: Session, _: ControllerStarted, at: Moment) -> Decision:
     if s.ended:
         return s, []
-    s = replace(s, away=s.nodes if s.moving else frozenset({s.node}))
+    s = replace(s, away=_needed(s))
     if s.status is SessionStatus.STARTING:
         return replace(s, deadline=at.after(at.limits.start_s)), []
     if s.status is SessionStatus.STOPPING:
@@ -59,12 +61,23 @@ def _controller_started(s: Session, _: ControllerStarted, at: Moment) -> Decisio
     return waiting(s, at), []
 
 
+def _needed(s: Session) -> frozenset[str]:
+    """The nodes whose silence means something just now."""
+    if s.moving:
+        return frozenset({s.node, s.moving.source, s.moving.target})
+    if s.saving:
+        return frozenset({s.saving.node})
+    if s.waking:
+        return frozenset({s.waking.node})
+    return frozenset() if s.asleep else frozenset({s.node})
+
+
 def _left(s: Session, e: NodeLeft, at: Moment) -> Decision:
-    if s.ended or e.node not in s.nodes:
+    if s.ended or e.node not in _needed(s):
         return s, []
     move = s.moving
-    if move is None and e.node != s.node:
-        return s, []
+    if s.saving and s.saving.phase is SavePhase.RELEASING:
+        return sleeping.released(s, at), []
     s = replace(s, away=s.away | {e.node})
     if move and move.phase is MovePhase.PREPARING:
         return stays(s, at, unreachable(e.node))
@@ -88,7 +101,9 @@ def _node_died(s: Session, e: NodeDied, at: Moment) -> Decision:
         return roll_back(s, at, unreachable(e.node), target_gone=True)
     if move and e.node == move.target and move.phase is MovePhase.ROLLING_BACK:
         return (s, []) if move.abandoned else release_source(s, at)
-    return lose(s, at, reason) if e.node == s.node else (s, [])
+    if s.waking and e.node == s.waking.node:
+        return waking.node_died(s, s.waking, at, reason)
+    return lose(s, at, reason) if e.node == s.node and not s.asleep else (s, [])
 
 
 def _returned(s: Session, e: NodeReturned, at: Moment) -> Decision:
@@ -97,14 +112,19 @@ def _returned(s: Session, e: NodeReturned, at: Moment) -> Decision:
     held = {one.incarnation: one for one in e.held}
     if s.status is SessionStatus.STOPPING and not held:
         return stopped(s, e.node, wire.SandboxStopped(session=s.id, incarnation=s.incarnation), at)
-    if s.status is SessionStatus.LOST:
+    if fell_back(s):
         s, tells = _back_from_the_dead(s, e.node, held, at)
     elif s.moving and e.node == s.moving.target:
         s, tells = _target_returned(s, s.moving, held.pop(s.moving.incarnation, None), at)
     elif s.moving and e.node == s.moving.source:
         newest = held.pop(max(held, default=0), None)
         s, tells = _source_returned(s, s.moving, newest, at)
-    elif e.node == s.node and not s.ended and s.status is not SessionStatus.STOPPING:
+    elif s.waking and e.node == s.waking.node:
+        s, tells = waking.returned(s, s.waking, held.pop(s.waking.incarnation, None), at)
+    elif s.saving and e.node == s.saving.node:
+        one = held.pop(s.incarnation, None) or held.pop(s.saving.incarnation, None)
+        s, tells = _saver_returned(s, s.saving, one, at)
+    elif e.node == s.node and not s.ended and not s.asleep and s.status is not SessionStatus.STOPPING:
         s, tells = _home_returned(s, held.pop(s.incarnation, None), at)
     else:
         tells = []
@@ -136,6 +156,14 @@ def _home_returned(s: Session, one: Held | None, at: Moment) -> Decision:
     return s, []
 
 
+def _saver_returned(s: Session, save: Save, one: Held | None, at: Moment) -> Decision:
+    if one:
+        return sleeping.returned(s, save, one, at)
+    if save.phase is SavePhase.RELEASING:
+        return sleeping.released(s, at), []
+    return lose(s, at, f"Node {save.node} came back without it.")
+
+
 def _target_returned(s: Session, move: Move, one: Held | None, at: Moment) -> Decision:
     if move.phase is MovePhase.PREPARING:
         return waiting(s, at), [prepare_arrival(s, move)]
@@ -159,6 +187,8 @@ def _target_returned(s: Session, move: Move, one: Held | None, at: Moment) -> De
 def _source_returned(s: Session, move: Move, one: Held | None, at: Moment) -> Decision:
     if one is None:
         return source_gone(s, at, f"Node {move.source} came back without it.")
+    if move.source_lost:
+        s = with_move(s, source_lost="")  # it had been given up too early
     if move.phase is MovePhase.COMMITTING:
         return s, [Tell(move.source, wire.CommitMove(move=move.id, session=s.id))]
     if move.phase is MovePhase.ROLLING_BACK:
@@ -177,17 +207,26 @@ def _source_returned(s: Session, move: Move, one: Held | None, at: Moment) -> De
 
 
 def _back_from_the_dead(s: Session, node: str, held: dict[int, Held], at: Moment) -> Decision:
-    one = held.get(s.incarnation) or (held.get(s.move.source_incarnation) if s.move else None)
+    """The session was given up with its node, and nothing of it was woken since."""
+    numbers = (s.incarnation, s.move and s.move.source_incarnation, s.save and s.save.incarnation)
+    one = next((held[number] for number in numbers if number in held), None)
     if node != s.node or one is None:
         return s, []
-    if one.state == "running" and one.incarnation == s.incarnation:
+    if found := _alive_after_all(s, one, at):
         held.pop(one.incarnation)
-        return replace(s, status=SessionStatus.RUNNING, reason="", ended_at=None), []
-    if s.move and one.move == s.move.id and one.state in ("departing", "departed", "running"):
-        held.pop(one.incarnation)
-        s = replace(with_move(s, source_lost=""), ended_at=None)
-        return roll_back(s, at, from_error(s.move.error if s.move else None))
+        return found
     return s, []
+
+
+def _alive_after_all(s: Session, one: Held, at: Moment) -> Decision | None:
+    if found := sleeping.back_from_the_dead(s, one, at) or waking.back_from_the_dead(s, one, at):
+        return found
+    if one.state == "running" and one.incarnation == s.incarnation:
+        return replace(s, status=SessionStatus.RUNNING, checkpoint=None, reason="", ended_at=None), []
+    if s.move and one.move == s.move.id and one.state in ("departing", "departed", "running"):
+        s = replace(with_move(s, source_lost=""), checkpoint=None, ended_at=None)
+        return roll_back(s, at, from_error(s.move.error if s.move else None))
+    return None
 
 
 def _tick(s: Session, _: Tick, at: Moment) -> Decision:
@@ -201,7 +240,11 @@ def _tick(s: Session, _: Tick, at: Moment) -> Decision:
         ]
     if s.status is SessionStatus.STOPPING:
         return end(s, SessionStatus.STOPPED, at, f"{' and '.join(sorted(s.stopping))} did not confirm its end."), []
-    return _move_late(s, move, at) if move else (replace(s, deadline=None), [])
+    if move:
+        return _move_late(s, move, at)
+    if s.saving:
+        return sleeping.late(s, s.saving, at)
+    return waking.late(s, s.waking, at) if s.waking else (replace(s, deadline=None), [])
 
 
 def _clock_jumped(s: Session, e: ClockJumped, at: Moment) -> Decision:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from sojourn import wire
 from sojourn.errors import MoveFailed, SojournError
-from sojourn.lifecycle.events import DepartTo, Tell
-from sojourn.lifecycle.state import Limits, Move, Session
-from sojourn.model import MovePhase, SessionStatus
+from sojourn.lifecycle.events import DepartTo, SaveTo, Tell, WakeFrom
+from sojourn.lifecycle.state import Limits, Move, Save, Session, Wake
+from sojourn.model import MovePhase, SavePhase, SessionStatus, WakePhase
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,15 @@ class Moment:
 
 def waiting(s: Session, at: Moment) -> Session:
     """The session with the deadline of what it waits for now; None: for a node to return or to be declared dead."""
-    return replace(s, deadline=_deadline(s, at)) if s.moving else s
+    if s.moving:
+        return replace(s, deadline=_move_deadline(s, s.moving, at))
+    if s.saving:
+        return replace(s, deadline=_save_deadline(s, s.saving, at))
+    return replace(s, deadline=_wake_deadline(s, s.waking, at)) if s.waking else s
 
 
-def _deadline(s: Session, at: Moment) -> float | None:
-    move, limits = s.moving, at.limits
-    assert move
+def _move_deadline(s: Session, move: Move, at: Moment) -> float | None:
+    limits = at.limits
     target_away, source_away = move.target in s.away, move.source in s.away
     if move.phase is MovePhase.PREPARING:
         return at.after(limits.prepare_s)
@@ -49,14 +52,41 @@ def _deadline(s: Session, at: Moment) -> float | None:
     return at.after(limits.thaw_s if move.sent else limits.send_s)
 
 
+def _save_deadline(s: Session, save: Save, at: Moment) -> float | None:
+    if save.phase is SavePhase.RELEASING:
+        return at.after(at.limits.answer_s)
+    waits = save.phase is SavePhase.ROLLING_BACK or save.node in s.away
+    return None if waits else at.after(at.limits.save_s)
+
+
+def _wake_deadline(s: Session, wake: Wake, at: Moment) -> float | None:
+    away, limits = wake.node in s.away, at.limits
+    if wake.phase is WakePhase.FILLING:
+        # It runs, and may be well: to give it up would cost what was done since.
+        return None if away else at.after(limits.fill_s)
+    if away:
+        return at.after(limits.fence_s)
+    return at.after(limits.answer_s if wake.phase is WakePhase.ABANDONING else limits.wake_s)
+
+
 def end(s: Session, status: SessionStatus, at: Moment, reason: str = "") -> Session:
     ended = replace(s, status=status, reason=reason or s.reason, deadline=None, ended_at=at.now)
-    return replace(ended, away=frozenset(), stopping=frozenset())
+    return replace(ended, away=frozenset(), stopping=frozenset(), checkpoint=None, exact=False)
 
 
 def with_move(s: Session, **changes: Any) -> Session:
     assert s.move
     return replace(s, move=replace(s.move, **changes))
+
+
+def with_save(s: Session, **changes: Any) -> Session:
+    assert s.save
+    return replace(s, save=replace(s.save, **changes))
+
+
+def with_wake(s: Session, **changes: Any) -> Session:
+    assert s.wake
+    return replace(s, wake=replace(s.wake, **changes))
 
 
 def move_of(s: Session, move: str, node: str, side: Literal["source", "target"] | None = None) -> Move | None:
@@ -70,6 +100,16 @@ def move_of(s: Session, move: str, node: str, side: Literal["source", "target"] 
 
 def failed_move(move: Move, at: Moment, error: SojournError) -> Move:
     return replace(move, phase=MovePhase.FAILED, error=move.error or error.to_wire(), ended_at=at.now)
+
+
+def failed_save(save: Save, at: Moment, error: SojournError) -> Save:
+    """Over without a checkpoint; one that is whole all the same stays so."""
+    phase = SavePhase.DONE if save.saved else SavePhase.FAILED
+    return replace(save, phase=phase, error=save.error or error.to_wire(), ended_at=at.now)
+
+
+def failed_wake(wake: Wake, at: Moment, error: SojournError) -> Wake:
+    return replace(wake, phase=WakePhase.FAILED, error=wake.error or error.to_wire(), ended_at=at.now)
 
 
 def from_error(error: dict[str, str] | None) -> SojournError:
@@ -113,5 +153,21 @@ def abandon_arrival(s: Session, move: str, node: str) -> Tell:
 
 def go_on_at_source(s: Session) -> Tell:
     assert s.move
-    back = wire.RollBackMove(move=s.move.id, session=s.id, incarnation=s.incarnation, epoch=s.epoch)
-    return Tell(s.move.source, back)
+    return go_on(s, s.move.id, s.move.source)
+
+
+def go_on(s: Session, move: str, node: str) -> Tell:
+    """To whoever stands frozen for this move or save."""
+    return Tell(node, wire.RollBackMove(move=move, session=s.id, incarnation=s.incarnation, epoch=s.epoch))
+
+
+def commit(s: Session, move: str, node: str) -> Tell:
+    return Tell(node, wire.CommitMove(move=move, session=s.id))
+
+
+def save_to(s: Session, save: Save) -> Tell:
+    return Tell(save.node, SaveTo(save.id, s.id, save.incarnation, save.keep))
+
+
+def wake_from(s: Session, wake: Wake) -> Tell:
+    return Tell(wake.node, WakeFrom(wake.id, s.id, wake.incarnation, s.epoch, wake.checkpoint, s.spec))
