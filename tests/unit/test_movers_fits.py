@@ -8,7 +8,7 @@ import pytest
 
 from sojourn.errors import Immovable, Incompatible
 from sojourn.model import Capabilities, Inspection
-from sojourn.movers.fits import choose_strategy, compatible, predict
+from sojourn.movers.fits import choose_strategy, compatible, predict, wakeable
 
 GB = 1 << 30
 
@@ -49,6 +49,15 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], words: str) -> None
 def test_more_than_needed_fits_and_an_image_brings_its_own_root() -> None:
     compatible(node(), node(cpu_flags=("avx", "avx512f", "sse"), xsave_bytes=2696, criu="4.3"))
     compatible(node(), node(root_id="other"), image="python:3.12")
+
+
+def test_a_checkpoint_wakes_where_its_session_could_move_to_and_pages_can_be_filled_in() -> None:
+    wakeable(node(), node())
+    wakeable(node(strategies=("copy",)), node(strategies=("copy",)))  # its pages are images
+    with pytest.raises(Incompatible, match="lacks avx"):
+        wakeable(node(), node(cpu_flags=("sse",)))
+    with pytest.raises(Incompatible, match="can't wake there: no userfaultfd"):
+        wakeable(node(), node(strategies=("copy",), refusals={"lazy": "no userfaultfd"}))
 
 
 def session(gigabytes: float, **more: Any) -> Inspection:

@@ -7,11 +7,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["arrival", "departure", "inspect", "probe", "recover_arrival", "recover_departure"]
+__all__ = [
+    "arrival",
+    "departure",
+    "inspect",
+    "probe",
+    "recover_arrival",
+    "recover_departure",
+    "recover_save",
+    "recover_wake",
+    "save",
+    "wake",
+]
 
 if TYPE_CHECKING:
     from sojourn.movers.abilities import probe
-    from sojourn.movers.halves import arrival, departure, recover_arrival, recover_departure
+    from sojourn.movers.halves import (
+        arrival,
+        departure,
+        recover_arrival,
+        recover_departure,
+        recover_save,
+        recover_wake,
+        save,
+        wake,
+    )
     from sojourn.movers.inspection import inspect
 
 _HOMES = {"probe": "abilities", "inspect": "inspection"}

@@ -1,4 +1,4 @@
-"""The two halves of a move, as their agents drive them.
+"""The two halves of a move, as their agents drive them; a save is a departure and a wake an arrival without the other.
 
 The agent of the source runs a `Departure`, the agent of the target an `Arrival`; between them is a `Link`. Both block
 and are run in threads. What happens is told through three callables that the agent gives:
@@ -18,6 +18,15 @@ and are run in threads. What happens is told through three callables that the ag
       dump, hold                     tell: SessionSent
       images                                 ──►     restore                     tell: SessionThawed
       (pages are served by a process of its own)     fill                        tell: SessionFilled
+    .commit() or .roll_back()
+
+    save                                           wake
+    Departure(…)                                   Arrival(…)
+    .run(None)                                     .prepare()                    the sandbox, the layer, the images
+      layer, while the session runs                .receive(None)
+      hang_up, freeze, dump, hold                    restore                     tell: SessionThawed
+      memory (kept: copied aside, let go)            fill                        tell: SessionFilled
+      publish                        tell: SessionSaved
     .commit() or .roll_back()
 """
 
@@ -67,8 +76,13 @@ class Departure(ABC):
     to be told. Nobody is to be let in before that."""
 
     @abstractmethod
-    def run(self, link: Link) -> None:
-        """Called on `Depart`. Returns when everything is sent; tells SessionFrozen and SessionSent."""
+    def run(self, link: Link | None) -> None:
+        """Called on `Depart`. Returns when everything is sent; tells SessionFrozen and SessionSent. A save needs no
+        link; it tells SessionFrozen, FillProgressed and SessionSaved."""
+
+    def stop(self) -> None:  # noqa: B027 (a move ends with its link)
+        """Called when a save is to end early: a `run` in another thread fails soon. Right at any time, any number of
+        times."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -92,9 +106,9 @@ class Arrival(ABC):
         """Called on `PrepareArrival`: make everything that can be made while the session still runs at the source."""
 
     @abstractmethod
-    def receive(self, link: Link) -> None:
-        """Called when the source dials. Returns when every page is in; tells SessionThawed, FillProgressed and
-        SessionFilled. Raises MoveFailed or CriuFailed: then `abandon` is all that is left."""
+    def receive(self, link: Link | None) -> None:
+        """Called when the source dials; of a wake at once. Returns when every page is in; tells SessionThawed,
+        FillProgressed and SessionFilled. Raises MoveFailed or CriuFailed: then `abandon` is all that is left."""
 
     @abstractmethod
     def go_on(self) -> None:

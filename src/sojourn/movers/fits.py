@@ -41,6 +41,18 @@ def compatible(source: Capabilities, target: Capabilities, image: str | None = N
         )
 
 
+def wakeable(taken_on: Capabilities, target: Capabilities, image: str | None = None) -> None:
+    """Whether a checkpoint can wake at the target. Raises Incompatible, naming the first thing that differs.
+
+    `taken_on`: what the checkpoint's node said of itself when it was saved; `image`: as in the session's spec.
+    """
+    compatible(taken_on, target, image)
+    way = "lazy" if "lazy" in taken_on.strategies else "copy"  # without userfaultfd pages are saved as CRIU's images
+    if way not in target.strategies:
+        reason = target.refusals.get(way) or target.refusals.get("runc") or "it has no runc sandboxes"
+        raise Incompatible(f"The checkpoint can't wake there: {reason}.", "Run `sojourn doctor` there.")
+
+
 _ANOTHER = "Choose another node, or start the session on the lesser one."
 
 

@@ -10,6 +10,8 @@ from sojourn.model import Inspection
 from sojourn.movers.connections import outside_connections
 from sojourn.sandbox.base import Sandbox
 
+MOST_SHARED_BYTES = 64 << 20
+"""Forks that share more than this of their memory are copied through images: the pager would multiply it."""
 _BLOCKING_FILES = {
     "/dev/nvidia": "a GPU is in use",
     "/dev/kfd": "a GPU is in use",
@@ -35,6 +37,11 @@ def inspect(sandbox: Sandbox) -> Inspection:
         outside_connections=tuple(map(str, outside_connections(root))) if root else (),
         blockers=blockers(sandbox),
     )
+
+
+def shares_memory(found: Inspection) -> bool:
+    """Whether the session is to be copied through CRIU's images."""
+    return found.forked_sharing_bytes > MOST_SHARED_BYTES
 
 
 def blockers(sandbox: Sandbox) -> tuple[str, ...]:

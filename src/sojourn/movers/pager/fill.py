@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sojourn.errors import MoveFailed
+from sojourn.errors import MoveFailed, SojournError
 from sojourn.movers.pager.frames import runs
 from sojourn.movers.pager.pieces import PAGE, Piece, Pieces
 from sojourn.movers.pager.supply import Buffer, Order, Supply
@@ -220,6 +220,8 @@ class Fill:
     # ── landing ──
 
     def _accept(self, order: Order, urgent: bool) -> None:
+        if isinstance(order.failure, SojournError):
+            raise order.failure
         if order.failure:
             raise MoveFailed(
                 f"The pages of task {order.task} can't be had any more: {order.failure.strerror or order.failure}.",

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sojourn.errors import SojournError
 from sojourn.movers.pager.frames import ANSWER, BLOCK, LARGEST, REQUEST, runs
 
 _libc = ctypes.CDLL(None)
@@ -53,13 +54,16 @@ class FrozenMemory:
 
     def read(self, task: int, address: int, length: int, buffer: Buffer) -> int:
         """Read into the buffer; returns the blocks that hold data. Raises OSError: never fewer bytes in silence."""
-        done = 0
-        while done < length:
-            got = os.preadv(self._descriptors[task], [buffer.view[done:length]], address + done)
-            if got <= 0:
-                raise OSError(errno.EFAULT, f"task {task} has no memory at {address + done:#x}")
-            done += got
+        self.read_into(task, address, buffer.view[:length])
         return blocks_with_data(buffer, length)
+
+    def read_into(self, task: int, address: int, view: memoryview) -> None:
+        """Fill a view. Raises OSError."""
+        while view:
+            got = os.preadv(self._descriptors[task], [view], address)
+            if got <= 0:
+                raise OSError(errno.EFAULT, f"task {task} has no memory at {address:#x}")
+            view, address = view[got:], address + got
 
 
 def open_memory(tasks: Mapping[int, int]) -> dict[int, int]:
@@ -77,7 +81,7 @@ class Order:
     buffer: Buffer
     blocks: int = 0
     """Set when it was brought."""
-    failure: OSError | None = None
+    failure: OSError | SojournError | None = None
 
 
 class Supply(ABC):

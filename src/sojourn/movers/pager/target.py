@@ -5,9 +5,11 @@
 FOLDER is where CRIU works; `lazy-pages.socket` is made there (the name is CRIU's), and `pager.socket`, at which the
 agent, and after a crash its successor, attaches. One JSON line is one message.
 
-From the agent: first either `{"do": "connections", "count": n}` with connections to the page source, one for faults and
-the rest for the bulk, or `{"do": "memory", "tasks": [task, …]}` with descriptors of the tasks' memory; then
-`{"do": "begin", "after_thaw": bool}` with a descriptor of the folder where CRIU's images are.
+From the agent: first where the pages come from, one of
+    {"do": "connections", "count": n} with connections to the page source, one for faults and the rest for the bulk
+    {"do": "memory", "tasks": [task, …]} with descriptors of the tasks' memory
+    {"do": "vault", "url", "identity", "key", "checkpoint"}, whose chunks are looked for: `{"event": "whole"}`
+and then `{"do": "begin", "after_thaw": bool}` with a descriptor of the folder where CRIU's images are.
 
 To the agent: `{"event": "ready"}`, `{"event": "space", "task"}` with the userfaultfd itself, `{"event": "restored"}`,
 `{"event": "progress", "done", "total"}`, `{"event": "filled", …}`, `{"event": "stumbled", "error"}`. Who attaches
@@ -23,10 +25,13 @@ import os
 import selectors
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sojourn.errors import SojournError
 from sojourn.movers.haste import BRISK, hasten
@@ -35,6 +40,9 @@ from sojourn.movers.pager.fill import Fill, Space
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.pieces import Piece
 from sojourn.movers.pager.supply import FrozenMemory, LocalBulk, LocalSupply, RemoteSupply, Supply
+
+if TYPE_CHECKING:
+    from sojourn.movers.pager.vault import Chunks
 
 LAZY_SOCKET, AGENT_SOCKET = "lazy-pages.socket", "pager.socket"
 _RESTORED = 0x52535446
@@ -52,6 +60,9 @@ class Target:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._connections: list[socket.socket] = []
         self._memory: dict[int, int] = {}
+        self._chunks: Chunks | None = None
+        self._verdicts: deque[SojournError | None] = deque()
+        """On the checkpoint's chunks, from the thread that looks for them."""
         self._pagemaps: dict[int, list[Piece]] = {}
         self._fill: Fill | None = None
         self._agent: Lines | None = None
@@ -84,6 +95,13 @@ class Target:
 
     def _hear_bell(self) -> None:
         os.eventfd_read(self._bell)
+        while self._verdicts:
+            self._guarded(self._hear_verdict)
+
+    def _hear_verdict(self) -> None:
+        if failure := self._verdicts.popleft():
+            raise failure
+        self._tell({"event": "whole"})
 
     def _guarded(self, act: Callable[[], Any]) -> None:
         """After a failure stop filling but hold on to everything: who misses a page waits, and reads no zeros."""
@@ -155,6 +173,8 @@ class Target:
                 self._memory.update(zip(message["tasks"], self._agent.take(len(message["tasks"])), strict=True))
             elif message["do"] == "connections":
                 self._connections = [socket.socket(fileno=number) for number in self._agent.take(message["count"])]
+            elif message["do"] == "vault":
+                self._guarded(partial(self._open_vault, message))
             elif message["do"] == "begin":
                 self._begin(self._agent.take()[0], message["after_thaw"])
         if ended:
@@ -189,7 +209,20 @@ class Target:
             hasten(os.getpid(), BRISK)
         self._watch(self._criu.fileno(), self._criu_connects)
 
+    def _open_vault(self, message: dict[str, Any]) -> None:
+        from sojourn.movers.pager.vault import Chunks  # a move's pager does without what the store needs
+
+        chunks = self._chunks = Chunks(message["url"], message["identity"], message["key"], message["checkpoint"])
+
+        def look() -> None:
+            self._verdicts.append(chunks.missing())
+            os.eventfd_write(self._bell, 1)
+
+        threading.Thread(target=look, name="look-for-chunks", daemon=True).start()
+
     def _supplies(self) -> tuple[Supply, Supply]:
+        if self._chunks:
+            return self._chunks.supplies(self._bell)
         if self._connections:
             urgent, bulk = self._connections[:1], self._connections[1:]
             return RemoteSupply(urgent, self._bell), RemoteSupply(bulk, self._bell)
