@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from sojourn.agent.main import TOKEN_VARIABLE
-from sojourn.model import Program, SessionSpec
+from sojourn.chunks import open_store
+from sojourn.model import Program, SessionLoad, SessionSpec, StorePass
 from sojourn.sandbox.base import open_sandbox
 from sojourn.sandbox.mounts import remove_tree
 from sojourn.testing.scripted_controller import JOIN_TOKEN, ScriptedController, scripted_controller
@@ -37,15 +38,18 @@ from sojourn.wire import (
     RollBackMove,
     SandboxStarted,
     SandboxStopped,
+    SaveSession,
     SendLog,
     SessionDied,
     SessionFilled,
     SessionFrozen,
     SessionInspected,
+    SessionSaved,
     SessionSent,
     SessionThawed,
     StartSandbox,
     StopSandbox,
+    WakeSession,
 )
 
 pytestmark = pytest.mark.acceptance
@@ -91,6 +95,8 @@ class Pair:
         self.controller, self.folder = controller, folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.session = f"t{uuid.uuid4().hex[:12]}"
+        url = f"file://{folder / 'store'}"
+        self.store = StorePass(url=url, identity=open_store(url).identity(), key="5a" * 32)
         self.log = (folder / "agents.log").open("ab")
 
     async def start(self, name: str) -> None:
@@ -161,6 +167,63 @@ class Pair:
         await self.controller.instruct(source, CommitMove(move=move, session=self.session))
         await self.controller.event(source, MoveCommitted, move=move)
         return filled
+
+    async def save(self, node: str, incarnation: int, *, keep: bool) -> str:
+        """Returns the checkpoint; what is not kept stands frozen then."""
+        save = await self.begin_save(node, incarnation, keep=keep)
+        await self.controller.event(node, SessionSaved, save=save, incarnation=incarnation)
+        return save
+
+    async def begin_save(self, node: str, incarnation: int, *, keep: bool) -> str:
+        """Up to the freeze."""
+        save = f"c{uuid.uuid4().hex[:12]}"
+        await self.controller.instruct(
+            node, SaveSession(save=save, session=self.session, incarnation=incarnation, keep=keep, store=self.store)
+        )
+        await self.controller.event(node, SessionFrozen, move=save)
+        return save
+
+    def end_of_save(self, node: str, save: str) -> str | None:
+        events = self.controller.nodes[node].events
+        saved = any(isinstance(event, SessionSaved) and event.save == save for event in events)
+        stumbled = any(isinstance(event, MoveStumbled) and event.move == save for event in events)
+        return "session_saved" if saved else "move_stumbled" if stumbled else None
+
+    async def release(self, node: str, save: str) -> None:
+        await self.controller.instruct(node, CommitMove(move=save, session=self.session))
+        await self.controller.event(node, MoveCommitted, move=save)
+
+    async def begin_wake(self, node: str, checkpoint: str, incarnation: int) -> str:
+        wake = f"w{uuid.uuid4().hex[:12]}"
+        asked = WakeSession(
+            wake=wake,
+            session=self.session,
+            incarnation=incarnation,
+            epoch=1,
+            checkpoint=checkpoint,
+            store=self.store,
+            spec=self.spec,
+        )
+        await self.controller.instruct(node, asked)
+        return wake
+
+    async def wake(self, node: str, checkpoint: str, incarnation: int) -> SessionFilled:
+        wake = await self.begin_wake(node, checkpoint, incarnation)
+        await self.controller.event(node, SessionThawed, move=wake, incarnation=incarnation)
+        return await self.controller.event(node, SessionFilled, move=wake)
+
+    async def used(self, node: str) -> SessionLoad:
+        """As a heartbeat from now on says."""
+        heartbeats = self.controller.nodes[node].heartbeats
+        heartbeats.clear()
+        await self.controller.until(lambda: bool(heartbeats))
+        (load,) = heartbeats[-1].load.used
+        return load
+
+    async def paced(self, node: str) -> None:
+        """Wait until the node says how fast sessions leave it."""
+        heartbeats = self.controller.nodes[node].heartbeats
+        await self.controller.until(lambda: heartbeats[-1].load.save_bytes_per_s > 0)
 
     async def knock(
         self, node: str, incarnation: int, anchor: str
@@ -300,3 +363,118 @@ async def test_a_session_outlives_its_agent_and_its_death_is_told(pair: Pair) ->
     os.kill(root, signal.SIGKILL)
     await pair.controller.event("here", SessionDied, session=pair.session)
     assert list((pair.folder / "here" / "sandboxes").iterdir()) == []
+
+
+async def test_a_session_sleeps_here_and_wakes_there_and_here_again(pair: Pair) -> None:
+    await pair.begin()
+    places = [("here", "there"), ("there", "here"), ("here", "here")]
+    for incarnation, (asleep, awake) in enumerate(places, start=2):
+        before = len(await pair.lines(asleep))
+        checkpoint = await pair.save(asleep, incarnation - 1, keep=False)
+        await pair.release(asleep, checkpoint)
+        assert list((pair.folder / asleep / "sandboxes").iterdir()) == []
+        await pair.wake(awake, checkpoint, incarnation)
+        lines = await pair.lines(awake, before + 60)
+        assert any("whole" in line for line in lines[before:])
+    await pair.paced("here")
+    await pair.stop("here", 4)
+
+
+async def test_a_session_wakes_where_its_frozen_copy_still_stands(pair: Pair) -> None:
+    await pair.begin()
+    checkpoint = await pair.save("here", 1, keep=False)
+    await pair.wake("here", checkpoint, 2)
+    await pair.release("here", checkpoint)
+    before = len(await pair.lines("here"))
+    await pair.lines("here", before + 60)
+    await pair.stop("here", 2)
+
+
+async def test_a_checkpoint_is_taken_of_a_session_that_goes_on(pair: Pair) -> None:
+    await pair.begin()
+    checkpoint = await pair.save("here", 1, keep=True)
+    lines = await pair.lines("here", len(await pair.lines("here")) + 60)
+    await pair.stop("here", 1)
+    await pair.wake("there", checkpoint, 2)
+    assert len(await pair.lines("there")) < len(lines)
+    await pair.lines("there", len(lines) + 60)
+    await pair.stop("there", 2)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_an_agent_killed_while_it_saves_leaves_the_session_running_or_saved(pair: Pair, keep: bool) -> None:
+    await pair.begin(megabytes=400)
+    save = await pair.begin_save("here", 1, keep=keep)
+    await pair.end("here", signal.SIGKILL)
+    await pair.start("here")
+    stumbled = await pair.controller.event("here", MoveStumbled, move=save)
+    assert stumbled.resumed
+    before = len(await pair.lines("here"))
+    await pair.lines("here", before + 60)
+    checkpoint = await pair.save("here", 1, keep=False)
+    await pair.wake("there", checkpoint, 2)
+    await pair.release("here", checkpoint)
+    await pair.lines("there", before + 120)
+    await pair.stop("there", 2)
+
+
+async def test_an_agent_killed_while_it_writes_the_chunks_of_what_runs_on(pair: Pair) -> None:
+    """The checkpoint is whole, or nothing of it is visible; the session does not notice."""
+    await pair.begin(megabytes=400)
+    save = await pair.begin_save("here", 1, keep=True)
+    before = len(await pair.lines("here", len(await pair.lines("here"))))
+    await pair.end("here", signal.SIGKILL)
+    told = pair.end_of_save("here", save)  # it may have been quick
+    await pair.start("here")
+    (held,) = pair.controller.nodes["here"].hello.held
+    assert (held.state, held.incarnation, held.move) == ("running", 1, None)
+    assert told or await pair.controller.until(lambda: pair.end_of_save("here", save))
+    await pair.lines("here", before + 60)
+    again = await pair.save("here", 1, keep=True)
+    await pair.stop("here", 1)
+    await pair.wake("there", again, 2)
+    await pair.lines("there", before + 60)
+    await pair.stop("there", 2)
+
+
+async def test_an_agent_killed_while_a_woken_session_fills_loses_nothing(pair: Pair) -> None:
+    await pair.begin(megabytes=400)
+    before = len(await pair.lines("here"))
+    checkpoint = await pair.save("here", 1, keep=False)
+    await pair.release("here", checkpoint)
+    wake = await pair.begin_wake("there", checkpoint, 2)
+    await pair.controller.event("there", SessionThawed, move=wake)
+    await pair.end("there", signal.SIGKILL)
+    await pair.start("there")
+    await pair.controller.event("there", SessionFilled, move=wake)
+    await pair.lines("there", before + 60)
+    await pair.stop("there", 2)
+
+
+async def test_a_damaged_checkpoint_is_named_and_nothing_is_left_of_the_wake(pair: Pair) -> None:
+    await pair.begin()
+    checkpoint = await pair.save("here", 1, keep=False)
+    await pair.release("here", checkpoint)
+    for chunk in (pair.folder / "store" / "owners").glob("*/chunks/*/*"):
+        chunk.write_bytes(b"not what it was")
+    wake = await pair.begin_wake("there", checkpoint, 2)
+    stumbled = await pair.controller.event("there", MoveStumbled, move=wake)
+    assert (stumbled.side, stumbled.error["code"]) == ("target", "damaged")
+    await pair.controller.instruct("there", AbandonArrival(move=wake, session=pair.session))
+    await pair.controller.event("there", ArrivalAbandoned, move=wake)
+    assert list((pair.folder / "there" / "sandboxes").iterdir()) == []
+
+
+async def test_a_heartbeat_says_what_a_session_uses_also_after_a_move(pair: Pair) -> None:
+    await pair.begin()
+    for node, incarnation in (("here", 1), ("there", 2)):
+        if incarnation == 2:
+            await pair.move("here", "there", 2, "lazy")
+            await pair.paced("here")
+        load = await pair.used(node)
+        assert load.session == pair.session
+        assert 40 << 20 < load.memory_bytes < 200 << 20
+        assert load.memory_limit_bytes is None
+        await pair.lines(node, len(await pair.lines(node)) + 60)
+        assert (await pair.used(node)).cpu_seconds > load.cpu_seconds
+    await pair.stop("there", 2)

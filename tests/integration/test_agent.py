@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sojourn.agent.main import TOKEN_VARIABLE
-from sojourn.model import Program, SessionSpec
+from sojourn.model import Program, SessionSpec, StorePass
 from sojourn.testing.scripted_controller import JOIN_TOKEN, ScriptedController, scripted_controller
 from sojourn.wire import (
     Depart,
@@ -27,10 +27,12 @@ from sojourn.wire import (
     SandboxFailedToStart,
     SandboxStarted,
     SandboxStopped,
+    SaveSession,
     SendLog,
     SessionDied,
     StartSandbox,
     StopSandbox,
+    WakeSession,
 )
 
 pytestmark = pytest.mark.integration
@@ -236,6 +238,24 @@ async def test_a_process_session_cannot_depart_and_runs_on(
     stumbled = await controller.event("here", MoveStumbled, move="m")
     assert (stumbled.side, stumbled.resumed) == ("source", True)
     assert riders(folder)
+
+
+async def test_a_process_session_can_not_be_saved_and_nothing_wakes_without_runc(
+    controller: ScriptedController, agent: AgentProcess, folder: Path
+) -> None:
+    store = StorePass(url="memory://nowhere", identity="i", key="00" * 32)
+    await controller.instruct("here", start())
+    await controller.event("here", SandboxStarted)
+    await controller.instruct("here", SaveSession(save="v", session="s1", incarnation=1, keep=True, store=store))
+    stumbled = await controller.event("here", MoveStumbled, move="v")
+    assert (stumbled.side, stumbled.resumed, stumbled.error["code"]) == ("source", True, "immovable")
+    assert riders(folder)
+    spec = start().spec
+    wake = WakeSession(wake="w", session="s2", incarnation=2, epoch=1, checkpoint="v", store=store, spec=spec)
+    await controller.instruct("here", wake)
+    stumbled = await controller.event("here", MoveStumbled, move="w")
+    assert (stumbled.side, stumbled.error["code"]) == ("target", "does_not_fit")
+    assert [path.name for path in (folder / "sandboxes").iterdir()] == ["s1.1"]
 
 
 async def test_a_tunnel_reaches_the_rider_and_a_wrong_incarnation_does_not(

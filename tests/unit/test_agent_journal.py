@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from sojourn.agent.journal import Half, Journal, Life
-from sojourn.model import Program, SessionSpec
-from sojourn.wire import MoveCommitted, SandboxStopped
+from sojourn.errors import Busy
+from sojourn.model import Program, SaveReport, SessionSpec
+from sojourn.wire import ArrivalAbandoned, MoveCommitted, MoveStumbled, SandboxStopped, SessionSaved
 
 SPEC = SessionSpec(program=Program(argv=("true",)))
 
@@ -93,6 +94,20 @@ def test_notes_of_a_move_go_with_its_half(path: Path) -> None:
     assert journal.notes("m") == [{"made": "images"}, {"made": "pager", "pid": 7}]
     journal.forget_half("m")
     assert (journal.halves(), journal.notes("m"), len(journal.notes("other"))) == ([], [], 1)
+
+
+def test_an_end_is_unheard_until_it_is_acknowledged(path: Path) -> None:
+    journal = Journal(path, "boot")
+    ends = [
+        MoveStumbled(move="a", session="s", side="source", resumed=True, error=Busy("later").to_wire()),
+        SessionSaved(save="b", session="s", incarnation=1, report=SaveReport()),
+        ArrivalAbandoned(move="c", session="s"),
+    ]
+    numbers = [journal.write_event(end) for end in ends]
+    journal.write_event(MoveCommitted(move="d", session="s"))
+    assert [move for move in "abcde" if journal.is_end_unheard(move)] == ["a", "b", "c"]
+    journal.acknowledge(numbers[1])
+    assert [move for move in "abcde" if journal.is_end_unheard(move)] == ["c"]
 
 
 def test_tidying_shortens_the_log_and_loses_nothing(path: Path) -> None:

@@ -153,6 +153,14 @@ async def test_instructions_come_in_and_heartbeats_go_out(controller: ScriptedCo
         await controller.until(lambda: len(controller.nodes["here"].heartbeats) >= 2)
 
 
+async def test_a_heartbeat_that_is_due_does_not_wait(controller: ScriptedController, tmp_path: Path) -> None:
+    controller.heartbeat_seconds = 600
+    async with calling(tmp_path, controller.url) as caller:
+        await controller.until(lambda: "here" in controller.nodes and bool(controller.nodes["here"].heartbeats))
+        caller.line.beat()
+        await controller.until(lambda: len(controller.nodes["here"].heartbeats) == 2)
+
+
 async def test_it_dials_until_the_controller_is_there(tmp_path: Path) -> None:
     async with scripted_controller() as gone:
         url = gone.url

@@ -44,6 +44,16 @@ def test_a_controller_that_is_none_is_refused(url: str) -> None:
         parse(["--controller", url])
 
 
+def test_who_gives_eviction_notices() -> None:
+    assert parse(URL).eviction == "none"
+    for source in ("aws", "gcp", "azure", "file:/run/evicted", "signal"):
+        assert parse([*URL, "--eviction", source]).eviction == source
+    assert parse([*URL, "--eviction", "aws", "--metadata-url", "http://h"]).metadata_url == "http://h"
+    for source in ("file:", "file", "ibm", ""):
+        with pytest.raises(Invalid, match="no eviction notices"):
+            parse([*URL, "--eviction", source])
+
+
 def test_a_token_file_that_is_not_there_is_refused() -> None:
     with pytest.raises(Invalid, match="join token"):
         parse([*URL, "--token-file", "/no/such/file"])
@@ -68,7 +78,16 @@ def test_the_address_on_the_way_to_the_controller() -> None:
 
 
 def test_an_agent_starts_without_what_it_does_not_need_or_only_linux_has() -> None:
-    unwanted = {"fastapi", "sqlalchemy", "zmq", "rich", "pyroute2", "sojourn.sandbox.runc", "sojourn.movers.halves"}
+    unwanted = {
+        "fastapi",
+        "httpx",
+        "sqlalchemy",
+        "zmq",
+        "rich",
+        "pyroute2",
+        "sojourn.sandbox.runc",
+        "sojourn.movers.halves",
+    }
     code = f"import sojourn.agent.main, sys; print({unwanted} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

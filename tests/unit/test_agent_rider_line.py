@@ -42,7 +42,7 @@ class Rider:
 
 @asynccontextmanager
 async def a_line(rider: Rider) -> AsyncIterator[RiderLine]:
-    line = RiderLine(rider, rider.heard.put_nowait)
+    line = RiderLine(rider, "s", rider.heard.put_nowait)
     try:
         yield line
     finally:
@@ -61,7 +61,7 @@ async def test_the_first_line_says_who_we_are_and_the_rest_is_heard() -> None:
     async with a_line(rider) as line:
         await line.attach(incarnation=3, epoch=2)
         first, reader, writer = await rider.answer()
-        assert first == {"attach": "control", "incarnation": 3, "epoch": 2, "secret": "secret"}
+        assert first == {"attach": "control", "session": "s", "incarnation": 3, "epoch": 2, "secret": "secret"}
         await line.attached(5)
         line.send({"do": "status"})
         assert json.loads(await reader.readline()) == {"do": "status"}

@@ -4,14 +4,16 @@
     agent        puts the parts together: what happens at start, in which order, and at the end
     line         the WebSocket to the controller: hello, events until acknowledged, instructions in
     runner       instruction -> work, one at a time per session; what happens in a sandbox -> event
-    departures   the source's halves of moves; arrivals: the target's; links: the connections between them
+    departures   the source's halves of moves, and saves; arrivals: the target's, and wakes; links: between the two
     attendance   one session on this node: its sandbox, its rider's control line, its door
     door         where its clients wait, and are introduced to the rider
     data_port    where clients and peers knock; hands their sockets to riders and movers
     rider_line   the control connection to one rider
     vigil        notices that a sandbox has died, and says why
-    journal      what must survive the agent: lives, halves of moves, events not yet acknowledged
+    journal      what must survive the agent: lives, halves of moves, saves and wakes, events not yet acknowledged
     capabilities what this node can do; machine: who it is; load: what it has and how busy it is
+    meters       what each session uses
+    eviction     notices that the node is about to be taken away; metadata: what clouds say of that
     recovery     what an agent before this one left: taken back, ended, or cleaned up
     folder       the agent's own folder, locked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from sojourn import __version__
-from sojourn.agent import load, machine
+from sojourn.agent import eviction, load, machine
 from sojourn.agent.arrivals import Arrivals
 from sojourn.agent.capabilities import capabilities
 from sojourn.agent.data_port import DataPort
@@ -23,6 +24,7 @@ from sojourn.agent.line import Identity, Line
 from sojourn.agent.recovery import recover
 from sojourn.agent.runner import Node, Runner
 from sojourn.errors import Unauthorized, Unreachable
+from sojourn.model import Eviction
 from sojourn.rider.build import build_rider
 from sojourn.wire import PROTOCOL, Event, Hello
 
@@ -45,6 +47,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     sandbox: Literal["auto", "runc", "process"] = "auto"
+    eviction: str = "none"
+    """Who says that the node is about to be taken away, see `eviction`."""
+    metadata_url: str = ""
+    """Where that is asked for, instead of the cloud's own address."""
 
 
 class Agent:
@@ -88,13 +94,9 @@ class Agent:
                 held=runner.held(),
             )
 
+        gauge = load.Gauge(runner.attended.values, departures.pace)
         self.line = line = Line(
-            self.settings.controller,
-            self.identity,
-            self.journal,
-            hello,
-            lambda: load.load(len(runner.attended)),
-            runner.instruct,
+            self.settings.controller, self.identity, self.journal, hello, gauge.read, runner.instruct
         )
         self.journal.on_event = line.wake
         log.info("node %s listens at %s", self.settings.name, address)
@@ -102,7 +104,15 @@ class Agent:
             urlsplit(self.settings.controller).hostname or ""
         ):
             log.warning("nobody on another machine can reach this node at %s: --listen 0.0.0.0:PORT", address)
-        await asyncio.gather(line.run(), self._tidy(runner))
+
+        def evicted(notice: Eviction | None) -> None:
+            says = f"this node is taken away at {time.ctime(notice.at)}, says {notice.source}" if notice else "it stays"
+            log.warning("%s", says)
+            gauge.eviction = notice
+            line.beat()
+
+        notices = eviction.watch(self.settings.eviction, self.settings.metadata_url, evicted)
+        await asyncio.gather(line.run(), self._tidy(runner), notices)
 
     def _tell(self, event: Event) -> None:
         """What need not survive. A move taken back at the start may make progress before there is anybody to tell."""

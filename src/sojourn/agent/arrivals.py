@@ -1,4 +1,4 @@
-"""The target's halves of moves: a session comes to this node."""
+"""The target's halves of moves, and wakes: a session comes to this node, from another one or from the store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from sojourn import movers
 from sojourn.agent.attendance import Attendance
 from sojourn.agent.data_port import Claims
-from sojourn.agent.departures import in_own_thread, merged
+from sojourn.agent.departures import in_own_thread, interrupted, merged
 from sojourn.agent.journal import Half, Life
 from sojourn.agent.links import AnsweredLink
 from sojourn.agent.runner import Runner, as_error
-from sojourn.errors import MoveFailed, SojournError, Unknown
+from sojourn.errors import SojournError, Unknown
+from sojourn.model import SessionSpec
 from sojourn.movers.base import Arrival
 from sojourn.wire import (
     AbandonArrival,
@@ -27,6 +28,7 @@ from sojourn.wire import (
     PrepareArrival,
     SessionFilled,
     SessionThawed,
+    WakeSession,
 )
 
 log = logging.getLogger(__name__)
@@ -51,23 +53,50 @@ class Arrivals:
         self._coming: dict[str, Coming] = {}
         self._loop = asyncio.get_running_loop()
         runner.carry(PrepareArrival, self._prepare)
+        runner.carry(WakeSession, self._wake)
         runner.carry(AbandonArrival, self._abandon)
         runner.enders.append(self._end)
 
     # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _prepare(self, asked: PrepareArrival) -> None:
-        async with self._runner.turns[asked.session]:
-            if coming := self._coming.get(asked.move):
-                if coming.prepared:
-                    self._journal.write_event(_prepared(asked.move, asked.session))
+        half = Half(
+            move=asked.move,
+            side="target",
+            session=asked.session,
+            born=asked.incarnation,
+            strategy=asked.strategy,
+            incarnation=asked.incarnation,
+        )
+        await self._begin(half, asked.epoch, asked.spec)
+
+    async def _wake(self, asked: WakeSession) -> None:
+        half = Half(
+            move=asked.wake,
+            kind="wake",
+            side="target",
+            session=asked.session,
+            born=asked.incarnation,
+            incarnation=asked.incarnation,
+            store=asked.store,
+            checkpoint=asked.checkpoint,
+        )
+        await self._begin(half, asked.epoch, asked.spec)
+
+    async def _begin(self, half: Half, epoch: int, spec: SessionSpec) -> None:
+        async with self._runner.turns[half.session]:
+            if coming := self._coming.get(half.move):
+                if coming.prepared and half.kind == "move":
+                    self._journal.write_event(_prepared(half.move, half.session))
                 return
-            if any(life.incarnation >= asked.incarnation for life in self._runner.lives(asked.session)):
+            if self._journal.is_end_unheard(half.move):
+                return
+            if any(life.incarnation >= half.incarnation for life in self._runner.lives(half.session)):
                 return
             try:
-                coming = self._expect(asked)
+                coming = self._expect(half, epoch, spec)
             except SojournError as refused:
-                self._journal.write_event(_stumbled(asked.move, asked.session, refused))
+                self._journal.write_event(_stumbled(half.move, half.session, refused))
                 return
             await self._make_ready(coming)
 
@@ -92,69 +121,59 @@ class Arrivals:
         coming.receiving = self._runner.spawn(self._receive(coming, lambda: coming.mover.receive(link)))
 
     async def recover(self, half: Half, attendance: Attendance) -> None:
-        """An agent before this one left the move half done."""
-        facts = merged(self._journal.notes(half.move))
-        mover = movers.recover_arrival(attendance.sandbox, half.move, half.strategy, facts, **self._callables(half))
+        """An agent before this one left the move or wake half done."""
+        mover = self._recovered(half, attendance)
         coming = self._coming[half.move] = Coming(half, attendance, mover)
         if mover.thawed:
             attendance.write(state="filling")
             await attendance.open()
             coming.receiving = self._runner.spawn(self._receive(coming, mover.go_on))
             return
-        error = MoveFailed(
-            f"The agent of node {self._runner.node.name} was restarted during the move.", "Move it again."
-        )
+        error = interrupted(half, self._runner.node.name)
         await self._runner.end(attendance, _stumbled(half.move, half.session, error))
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _expect(self, asked: PrepareArrival) -> Coming:
+    def _expect(self, half: Half, epoch: int, spec: SessionSpec) -> Coming:
         life = Life(
-            session=asked.session,
-            born=asked.incarnation,
-            incarnation=asked.incarnation,
-            epoch=asked.epoch,
+            session=half.session,
+            born=half.born,
+            incarnation=half.incarnation,
+            epoch=epoch,
             state="arriving",
-            sandbox=self._runner.node.kind_for(asked.spec),
-            spec=asked.spec,
-            move=asked.move,
-            arrived_by=asked.move,
-        )
-        half = Half(
-            move=asked.move,
-            side="target",
-            session=asked.session,
-            born=asked.incarnation,
-            strategy=asked.strategy,
-            incarnation=asked.incarnation,
+            sandbox=self._runner.node.kind_for(spec.model_copy(update={"sandbox": "runc"})),  # nothing else can travel
+            spec=spec,
+            move=half.move,
+            arrived_by=half.move,
         )
         attendance = self._runner.add(life)
         with self._journal.transaction():
             attendance.write()
             self._journal.write_half(half)
-        mover = movers.arrival(attendance.sandbox, half.move, half.strategy, **self._callables(half))
-        coming = Coming(half, attendance, mover)
-        self._coming[asked.move] = coming
+        coming = self._coming[half.move] = Coming(half, attendance, self._mover(half, attendance))
         return coming
 
     async def _make_ready(self, coming: Coming) -> None:
         half = coming.half
         try:
-            await asyncio.to_thread(coming.mover.prepare)
+            await in_own_thread(f"prepare {half.move[:8]}", coming.mover.prepare)
         except Exception as failed:
             error = as_error(failed, "be prepared for here", coming.attendance.life)
             await self._runner.end(coming.attendance, _stumbled(half.move, half.session, error))
             return
         coming.prepared = True
-        self._journal.write_event(_prepared(half.move, half.session))
+        if half.kind == "wake":
+            coming.receiving = self._runner.spawn(self._receive(coming, lambda: coming.mover.receive(None)))
+        else:
+            self._journal.write_event(_prepared(half.move, half.session))
 
     async def _receive(self, coming: Coming, work: Callable[[], None]) -> None:
         half = coming.half
         try:
-            await in_own_thread(f"arrive {half.move[:8]}", work)
+            await in_own_thread(f"{half.kind} {half.move[:8]}", work)
         except Exception as failed:
             error = as_error(failed, "arrive", coming.attendance.life)
-            log.warning("move %s stumbled at the target: %s", half.move, error)
+            log.warning("%s %s stumbled at the target: %s", half.kind, half.move, error)
             if not coming.stumbled:
                 self._journal.write_event(_stumbled(half.move, half.session, error))
             return
@@ -174,6 +193,20 @@ class Arrivals:
                 await asyncio.gather(coming.receiving, return_exceptions=True)
             self._coming.pop(coming.half.move, None)
 
+    def _mover(self, half: Half, attendance: Attendance) -> Arrival:
+        sandbox, callables = attendance.sandbox, self._callables(half)
+        if half.kind == "move":
+            return movers.arrival(sandbox, half.move, half.strategy, **callables)
+        assert half.store
+        return movers.wake(sandbox, half.move, half.checkpoint, half.store, **callables)
+
+    def _recovered(self, half: Half, attendance: Attendance) -> Arrival:
+        sandbox, callables, facts = attendance.sandbox, self._callables(half), merged(self._journal.notes(half.move))
+        if half.kind == "move":
+            return movers.recover_arrival(sandbox, half.move, half.strategy, facts, **callables)
+        assert half.store
+        return movers.recover_wake(sandbox, half.move, half.checkpoint, half.store, facts, **callables)
+
     # ── what the mover tells, in its thread ──────────────────────────────────────────────────────────────────
 
     def _callables(self, half: Half) -> dict[str, Any]:
@@ -191,7 +224,10 @@ class Arrivals:
             attendance.write(event, state="filling")
             self._loop.call_soon_threadsafe(lambda: self._runner.spawn(attendance.attend()))
         elif isinstance(event, SessionFilled):
-            attendance.write(event, state="running", move=None)
+            # In one step: a save or a move that begins now must be the only half of this life.
+            with self._journal.transaction():
+                self._journal.forget_half(move)
+                attendance.write(event, state="running", move=None)
         elif isinstance(event, FillProgressed):
             self._runner.tell(event)
         else:

@@ -28,7 +28,7 @@ class Attendance:
     def __init__(self, life: Life, sandbox: Sandbox, journal: Journal, died: Callable[[Attendance], None]) -> None:
         self.life, self.sandbox = life, sandbox
         self._journal, self._died = journal, died
-        self.line = RiderLine(sandbox, self._heard)
+        self.line = RiderLine(sandbox, life.session, self._heard)
         self.door = Door(sandbox, life)
         self._watching: asyncio.Task[None] | None = None
 

@@ -1,9 +1,10 @@
-"""The source's halves of moves: a session of this node leaves it."""
+"""The source's halves of moves, and saves: a session of this node leaves it, for another node or for the store."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,20 +13,27 @@ from typing import Any, TypeVar
 
 from sojourn import movers
 from sojourn.agent.attendance import Attendance
-from sojourn.agent.journal import Half
+from sojourn.agent.journal import Half, Life
 from sojourn.agent.links import DialledLink
+from sojourn.agent.load import Pace
+from sojourn.agent.meters import memory_in_use
 from sojourn.agent.runner import Runner, as_error
-from sojourn.errors import Busy, Immovable, MoveFailed, SojournError
+from sojourn.errors import Busy, Immovable, MoveFailed, SaveFailed, SojournError, WakeFailed
+from sojourn.model import SaveReport
 from sojourn.movers.base import Departure
 from sojourn.wire import (
     CommitMove,
     Depart,
     Event,
+    FillProgressed,
     MoveCommitted,
     MoveRolledBack,
     MoveStumbled,
     RollBackMove,
+    SaveSession,
     SessionDied,
+    SessionFrozen,
+    SessionSaved,
     SessionSent,
 )
 
@@ -45,6 +53,8 @@ class Leaving:
     mover: Departure
     link: DialledLink | None = None
     running: asyncio.Task[None] | None = None
+    frozen_at: float = 0.0
+    """On the monotonic clock."""
     stumbled: MoveStumbled | None = None
     """What the mover said; passed on when the session's state here is settled."""
     decided: bool = False
@@ -56,7 +66,10 @@ class Departures:
         self._runner, self._journal = runner, runner.journal
         self._leaving: dict[str, Leaving] = {}
         self._loop = asyncio.get_running_loop()
+        self.pace = Pace()
+        """At which sessions have lately left."""
         runner.carry(Depart, self._depart)
+        runner.carry(SaveSession, self._save)
         runner.carry(CommitMove, self._commit)
         runner.carry(RollBackMove, self._roll_back)
         runner.enders.append(self._end)
@@ -64,40 +77,50 @@ class Departures:
     # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _depart(self, asked: Depart) -> None:
-        async with self._runner.turns[asked.session]:
-            if asked.move in self._leaving:
+        await self._begin(asked.session, asked.move, lambda: self._half_of_move(asked))
+
+    async def _save(self, asked: SaveSession) -> None:
+        await self._begin(asked.session, asked.save, lambda: self._half_of_save(asked))
+
+    async def _begin(self, session: str, move: str, made: Callable[[], Half]) -> None:
+        async with self._runner.turns[session]:
+            if move in self._leaving or self._journal.is_end_unheard(move):
                 return
             try:
-                attendance = self._ready(asked)
+                half = made()
+                attendance = self._runner.here(session)
+                mover = self._mover(half, attendance)
             except SojournError as refused:
-                self._journal.write_event(_stumbled(asked.move, asked.session, refused, resumed=True))
+                self._journal.write_event(_stumbled(move, session, refused, resumed=True))
                 return
-            half = Half(side="source", born=attendance.life.born, **asked.model_dump(exclude={"do"}))
             with self._journal.transaction():
                 self._journal.write_half(half)
-                attendance.write(state="departing", move=asked.move)
-            leaving = Leaving(half, attendance, self._mover(half, attendance))
-            self._leaving[asked.move] = leaving
+                attendance.write(state="running" if half.keep else "departing", move=move)
+            leaving = self._leaving[move] = Leaving(half, attendance, mover)
             leaving.running = self._runner.spawn(self._run(leaving))
 
     async def _commit(self, asked: CommitMove) -> None:
         committed = MoveCommitted(move=asked.move, session=asked.session)
         async with self._runner.turns[asked.session]:
-            if leaving := self._leaving.get(asked.move):
-                await self._runner.end(leaving.attendance, committed)
-            else:
+            leaving = self._leaving.get(asked.move)
+            if leaving is None:
                 self._journal.write_event(committed)
+                return
+            if leaving.half.kind == "move":
+                await asyncio.to_thread(self._measure_move, leaving)
+            await self._runner.end(leaving.attendance, committed)
 
     async def _roll_back(self, asked: RollBackMove) -> None:
         async with self._runner.turns[asked.session]:
+            leaving = self._leaving.get(asked.move)
             try:
-                attendance = self._runner.here(asked.session)
+                attendance = leaving.attendance if leaving else self._runner.here(asked.session)
             except SojournError as gone:
                 self._journal.write_event(_dead(asked, gone))
                 return
             if attendance.life.incarnation > asked.incarnation:
                 return
-            if leaving := self._leaving.get(asked.move):
+            if leaving:
                 try:
                     await _stop(leaving)
                     await asyncio.to_thread(leaving.mover.roll_back)
@@ -112,26 +135,28 @@ class Departures:
             await self._go_on(attendance, asked.move, rolled_back, incarnation=asked.incarnation, epoch=asked.epoch)
 
     async def recover(self, half: Half, attendance: Attendance) -> None:
-        """An agent before this one left the move half done."""
+        """An agent before this one left the move or save half done."""
         facts = merged(self._journal.notes(half.move))
-        mover = movers.recover_departure(
-            attendance.sandbox, half.move, half.strategy, facts, **self._callables(half, attendance)
-        )
+        mover = self._recovered(half, attendance, facts)
         leaving = self._leaving[half.move] = Leaving(half, attendance, mover)
         if not mover.resumed:
-            attendance.write(state="departed")
-            attendance.door.close(Busy(f"Session {attendance.life} has left."))
-            attendance.watch()
+            self._await_verdict(leaving, facts)
             return
-        await asyncio.to_thread(leaving.mover.roll_back)
-        error = MoveFailed(
-            f"The agent of node {self._runner.node.name} was restarted during the move.", "Move it again."
-        )
+        await asyncio.to_thread(mover.roll_back)
+        error = interrupted(half, self._runner.node.name)
         if mover.scathed:
             self._ask_for_reset(leaving, error)
             attendance.watch()
             return
         await self._go_on(attendance, half.move, _stumbled(half.move, half.session, error, resumed=True))
+
+    def _await_verdict(self, leaving: Leaving, facts: dict[str, Any]) -> None:
+        """All was sent, or saved, before the agent was killed; of the save perhaps nobody has been told yet."""
+        half, attendance = leaving.half, leaving.attendance
+        untold = half.kind == "save" and attendance.life.state != "departed"
+        attendance.write(*([_told_again(half, facts)] if untold else []), state="departed")
+        attendance.door.close(Busy(f"Session {attendance.life} has left."))
+        attendance.watch()
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,11 +164,12 @@ class Departures:
         half = leaving.half
 
         def work() -> None:
-            leaving.link = DialledLink(half.address, half.ticket)
+            if half.kind == "move":
+                leaving.link = DialledLink(half.address, half.ticket)
             leaving.mover.run(leaving.link)
 
         try:
-            await in_own_thread(f"depart {half.move[:8]}", work)
+            await in_own_thread(f"{half.kind} {half.move[:8]}", work)
         except Exception as failed:
             # Not here: who has the session's turn may be waiting for this run to end.
             self._runner.spawn(self._come_back(leaving, failed))
@@ -154,8 +180,8 @@ class Departures:
         async with self._runner.turns[half.session]:
             if leaving.decided:
                 return
-            error = as_error(failed, "depart", leaving.attendance.life)
-            log.warning("move %s stumbled at the source: %s", half.move, error)
+            error = as_error(failed, "depart" if half.kind == "move" else "be saved", leaving.attendance.life)
+            log.warning("%s %s stumbled at the source: %s", half.kind, half.move, error)
             event = leaving.stumbled or _stumbled(half.move, half.session, error, leaving.mover.resumed)
             if leaving.mover.scathed:
                 self._ask_for_reset(leaving, error)
@@ -189,38 +215,106 @@ class Departures:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _ready(self, asked: Depart) -> Attendance:
-        attendance = self._runner.here(asked.session)
-        if attendance.life.state != "running":
-            raise Busy(f"Session {attendance.life} is {attendance.life.state}.", "Move it when it runs.")
-        if attendance.life.sandbox != "runc":
-            raise Immovable(f"Session {attendance.life} is a plain process.", "Start it on nodes with runc and CRIU.")
-        if attendance.life.incarnation >= asked.incarnation:
-            raise MoveFailed(f"Move {asked.move} is over; session {attendance.life} lives under a newer incarnation.")
-        return attendance
+    def _half_of_move(self, asked: Depart) -> Half:
+        life = self._ready(asked.session)
+        if life.incarnation >= asked.incarnation:
+            raise MoveFailed(f"Move {asked.move} is over; session {life} lives under a newer incarnation.")
+        return Half(side="source", born=life.born, **asked.model_dump(exclude={"do"}))
+
+    def _half_of_save(self, asked: SaveSession) -> Half:
+        life = self._ready(asked.session)
+        if life.incarnation != asked.incarnation:
+            raise SaveFailed(f"Save {asked.save} is of incarnation {asked.incarnation}; session {life} is another.")
+        said = asked.model_dump(exclude={"do", "save"})
+        return Half(kind="save", side="source", born=life.born, move=asked.save, **said)
+
+    def _ready(self, session: str) -> Life:
+        """The session's life here, which may leave; raises Unknown, Busy, Immovable."""
+        life = self._runner.here(session).life
+        if life.state != "running":
+            raise Busy(f"Session {life} is {life.state}.", "Try again when it runs.")
+        if life.move is not None:
+            raise Busy(f"Session {life} is being saved.", "Try again when its checkpoint is whole.")
+        if life.sandbox != "runc":
+            raise Immovable(f"Session {life} is a plain process.", "Start it on nodes with runc and CRIU.")
+        return life
 
     def _mover(self, half: Half, attendance: Attendance) -> Departure:
-        return movers.departure(attendance.sandbox, half.move, half.strategy, **self._callables(half, attendance))
+        sandbox, callables = attendance.sandbox, self._callables(half, attendance)
+        if half.kind == "move":
+            return movers.departure(sandbox, half.move, half.strategy, **callables)
+        assert half.store
+        return movers.save(sandbox, half.move, half.store, keep=half.keep, **callables)
+
+    def _recovered(self, half: Half, attendance: Attendance, facts: dict[str, Any]) -> Departure:
+        sandbox, callables = attendance.sandbox, self._callables(half, attendance)
+        if half.kind == "move":
+            return movers.recover_departure(sandbox, half.move, half.strategy, facts, **callables)
+        assert half.store
+        return movers.recover_save(sandbox, half.move, half.store, facts, keep=half.keep, **callables)
+
+    def _measure_move(self, leaving: Leaving) -> None:
+        """What it held is what was sent; the target has it all."""
+        if leaving.frozen_at:
+            self.pace.saw(memory_in_use(leaving.attendance.sandbox), time.monotonic() - leaving.frozen_at)
+
+    # ── what the mover says, in its thread ───────────────────────────────────────────────────────────────────
 
     def _callables(self, half: Half, attendance: Attendance) -> dict[str, Any]:
-        return {
+        said: dict[str, Any] = {
             "tell": lambda event: self._told(half.move, event),
             "note": lambda facts: self._journal.note(half.move, facts),
-            "hang_up": lambda: self._hang_up(attendance),
+            "hang_up": lambda: self._hang_up(half, attendance),
         }
+        if half.kind == "save":
+            said["go_on"] = lambda: self._loop.call_soon_threadsafe(
+                lambda: self._runner.spawn(self._let_in(attendance))
+            )
+        return said
 
     def _told(self, move: str, event: Any) -> None:
-        """By the mover, in its thread."""
         leaving = self._leaving[move]
+        if isinstance(event, SessionFrozen):
+            leaving.frozen_at = time.monotonic()
         if isinstance(event, MoveStumbled):
             leaving.stumbled = event
         elif isinstance(event, SessionSent):
             leaving.attendance.write(event, state="departed")
+        elif isinstance(event, SessionSaved):
+            self._saved(leaving, event)
+        elif isinstance(event, FillProgressed):
+            self._runner.tell(event)
         else:
             self._journal.write_event(event)
 
-    def _hang_up(self, attendance: Attendance) -> None:
+    def _saved(self, leaving: Leaving, event: SessionSaved) -> None:
+        """The checkpoint is whole. What is kept runs on, and nothing is left to be decided."""
+        # The mover knows only the incarnation that its sandbox was born as.
+        event = event.model_copy(update={"incarnation": leaving.half.incarnation})
+        report = event.report
+        self.pace.saw(report.memory_bytes + report.image_bytes + report.layer_bytes, report.total_s)
+        if not leaving.half.keep:
+            leaving.attendance.write(event, state="departed")
+            return
+        leaving.decided = True
+        with self._journal.transaction():
+            self._journal.forget_half(leaving.half.move)
+            leaving.attendance.write(event, state="running", move=None)
+        self._leaving.pop(leaving.half.move, None)
+
+    def _hang_up(self, half: Half, attendance: Attendance) -> None:
+        if half.keep:
+            attendance.write(state="departing")
         asyncio.run_coroutine_threadsafe(attendance.hang_up(), self._loop).result(_HANG_UP_SECONDS)
+
+    async def _let_in(self, attendance: Attendance) -> None:
+        """The session goes on while its chunks are being written: its rider and its clients may know."""
+        life = attendance.life
+        async with self._runner.turns[life.session]:
+            is_here = self._runner.attended.get((life.session, life.born)) is attendance
+            if is_here and attendance.life.state in ("departing", "running"):
+                attendance.write(state="running")
+                await attendance.open()
 
 
 async def _stop(leaving: Leaving) -> None:
@@ -228,6 +322,7 @@ async def _stop(leaving: Leaving) -> None:
     leaving.decided = True
     if leaving.link:
         leaving.link.close()
+    await asyncio.to_thread(leaving.mover.stop)
     if leaving.running:
         await asyncio.gather(leaving.running, return_exceptions=True)
 
@@ -250,6 +345,18 @@ async def in_own_thread(name: str, work: Callable[[], Result]) -> Result:
 
     Thread(target=run, name=name, daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+def _told_again(half: Half, facts: dict[str, Any]) -> SessionSaved:
+    """What the mover noted with its published checkpoint."""
+    report = SaveReport.model_validate(facts.get("report", {}))
+    return SessionSaved(save=half.move, session=half.session, incarnation=half.incarnation, report=report)
+
+
+def interrupted(half: Half, node: str) -> SojournError:
+    """What becomes of a half that can't go on after a restart of the agent."""
+    kind = {"move": MoveFailed, "save": SaveFailed, "wake": WakeFailed}[half.kind]
+    return kind(f"The agent of node {node} was restarted during the {half.kind}.", f"{half.kind.title()} it again.")
 
 
 def _stumbled(move: str, session: str, error: SojournError, resumed: bool) -> MoveStumbled:

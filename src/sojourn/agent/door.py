@@ -136,6 +136,7 @@ class Door:
     def _first_line(self, anchor: str) -> Message:
         return {
             "attach": "tunnel",
+            "session": self._life.session,
             "incarnation": self._life.incarnation,
             "epoch": self._life.epoch,
             "anchor": anchor,

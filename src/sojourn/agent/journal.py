@@ -1,4 +1,5 @@
-"""What must survive the agent: the lives it holds, the halves of moves under way, and events not yet acknowledged.
+"""What must survive the agent: the lives it holds, the halves of moves, saves and wakes under way, and events not yet
+acknowledged.
 
 SQLite in WAL mode without a sync per transaction: the death of the agent loses nothing. A power loss may lose the
 last transactions, but then every sandbox died too; only the numbers of events must not come twice, so the count
@@ -17,12 +18,13 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from sojourn.model import SandboxKind, SessionSpec, Strategy
+from sojourn.model import SandboxKind, SessionSpec, StorePass, Strategy
 from sojourn.model.base import Word
 from sojourn.wire import Event, Held
 
 LifeState = Literal["starting", "running", "arriving", "filling", "departing", "departed", "stopping"]
 Side = Literal["source", "target"]
+HalfKind = Literal["move", "save", "wake"]
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _JUMP = 1_000_000
@@ -30,6 +32,11 @@ _UNHEARD_VERBS = """
 SELECT json_extract(body, '$.verb') FROM events
 WHERE json_extract(body, '$.event') = 'verb_asked'
 AND json_extract(body, '$.session') = ? AND json_extract(body, '$.incarnation') = ?
+"""
+_UNHEARD_END = """
+SELECT 1 FROM events
+WHERE json_extract(body, '$.event') IN ('move_stumbled', 'session_saved', 'arrival_abandoned')
+AND coalesce(json_extract(body, '$.move'), json_extract(body, '$.save')) = ? LIMIT 1
 """
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -54,7 +61,7 @@ class Life(Word):
     spec: SessionSpec
     move: str | None = None
     arrived_by: str | None = None
-    """The move that brought it here; None where it was started."""
+    """The move or wake that brought it here; None where it was started."""
     exit_code: int | None = None
     """Of the program, once that exit has been told to the controller."""
 
@@ -66,18 +73,27 @@ class Life(Word):
 
 
 class Half(Word):
-    """This node's half of a move under way."""
+    """This node's half of a move under way; or a save, which has a source only, or a wake, which has a target only."""
 
     move: str
+    """The id of the move, save or wake."""
     side: Side
     session: str
     born: int
-    strategy: Strategy
+    kind: HalfKind = "move"
+    strategy: Strategy = "lazy"
+    """Of a move."""
     incarnation: int
-    """The one the session has, or will have, at the target."""
+    """The one the session has, or will have, at the target; of a save, the one that is saved."""
     address: str = ""
-    """Source only: the target's data port."""
+    """Source of a move only: the target's data port."""
     ticket: str = ""
+    store: StorePass | None = None
+    """Of saves and wakes."""
+    checkpoint: str = ""
+    """Of a wake."""
+    keep: bool = False
+    """Of a save: the session goes on while its chunks are written."""
 
 
 class Journal:
@@ -142,7 +158,7 @@ class Journal:
     def forget_life(self, life: Life) -> None:
         self._do("DELETE FROM lives WHERE session = ? AND born = ?", life.session, life.born)
 
-    # ── halves of moves ──────────────────────────────────────────────────────────────────────────────────────
+    # ── halves of moves, saves and wakes ────────────────────────────────────────────────────────────────────────────
 
     def halves(self) -> list[Half]:
         return [Half.model_validate_json(body) for (body,) in self._all("SELECT body FROM halves ORDER BY move")]
@@ -178,6 +194,11 @@ class Journal:
         """What programs of the session asked in its present incarnation, and the controller has not acknowledged."""
         rows = self._all(_UNHEARD_VERBS, life.session, life.incarnation)
         return {verb for (verb,) in rows}
+
+    def is_end_unheard(self, move: str) -> bool:
+        """Whether this move, save or wake has ended here, and the controller, which has not acknowledged it, may ask
+        for it again."""
+        return bool(self._all(_UNHEARD_END, move))
 
     def acknowledge(self, number: int) -> None:
         """The controller has every event up to this one."""

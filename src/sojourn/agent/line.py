@@ -12,6 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class Line:
         self._hello, self._load, self._instructed = hello, load, instructed
         self._casual: deque[Event] = deque(maxlen=_WAITING_CASUALS)
         self._news = asyncio.Event()
+        self._beat_due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.welcomed = asyncio.Event()
         """Set while the controller has accepted us."""
@@ -109,6 +111,10 @@ class Line:
         """The journal has a new event."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._news.set)
+
+    def beat(self) -> None:
+        """Say how the node is without waiting for the next heartbeat."""
+        self._beat_due.set()
 
     async def run(self) -> None:
         pause, told = _FIRST_PAUSE_SECONDS, ""
@@ -204,8 +210,11 @@ class Line:
 
     async def _beat(self, socket: ClientConnection, seconds: float) -> None:
         while True:
+            self._beat_due.clear()
             await socket.send(_encoded(Heartbeat(load=self._load())))
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._beat_due.wait()
 
 
 def websocket_url(url: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sojourn.agent import eviction
 from sojourn.agent.agent import Agent, Settings
 from sojourn.errors import Invalid, SojournError
 from sojourn.settings import nodes_folder
@@ -58,6 +59,7 @@ def parse(argv: Sequence[str]) -> Settings:
     host, port = _address(given.listen)
     if not given.controller.startswith(("http://", "https://")):
         raise Invalid(f"{given.controller!r} is not the address of a controller.", "Write it as https://HOST:PORT.")
+    eviction.check(given.eviction)
     return Settings(
         controller=given.controller,
         join_token=token,
@@ -67,6 +69,8 @@ def parse(argv: Sequence[str]) -> Settings:
         port=port,
         folder=given.folder or nodes_folder() / given.name,
         sandbox=given.sandbox,
+        eviction=given.eviction,
+        metadata_url=given.metadata_url,
     )
 
 
@@ -84,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folder", type=Path, help="where this node keeps its journal and sandboxes")
     parser.add_argument("--sandbox", choices=("auto", "runc", "process"), default="auto", help="kinds it may make")
+    parser.add_argument(
+        "--eviction",
+        default="none",
+        metavar="aws|gcp|azure|file:PATH|signal|none",
+        help="who says that this machine is about to be taken away",
+    )
+    parser.add_argument("--metadata-url", default="", metavar="URL", help="asked instead of the cloud's own address")
     return parser
 
 

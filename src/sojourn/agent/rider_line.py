@@ -46,10 +46,11 @@ class Reachable(Protocol):
 
 
 class RiderLine:
-    """`heard` gets each message of the rider, in the event loop."""
+    """`heard` gets each message of the rider, in the event loop. `session` tells a rider that woke from the checkpoint
+    of another session who it is now."""
 
-    def __init__(self, sandbox: Reachable, heard: Callable[[Message], None]) -> None:
-        self._sandbox, self._heard = sandbox, heard
+    def __init__(self, sandbox: Reachable, session: str, heard: Callable[[Message], None]) -> None:
+        self._sandbox, self._session, self._heard = sandbox, session, heard
         self._keeping: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._attached = asyncio.Event()
@@ -59,8 +60,8 @@ class RiderLine:
         """Ask for the line; it comes up, and stays up, in the background."""
         await self.let_go()
         self._leaving = False
-        first = {"attach": "control", "incarnation": incarnation, "epoch": epoch, "secret": self._sandbox.secret}
-        self._keeping = asyncio.create_task(self._keep(first))
+        first = {"attach": "control", "session": self._session, "incarnation": incarnation, "epoch": epoch}
+        self._keeping = asyncio.create_task(self._keep({**first, "secret": self._sandbox.secret}))
 
     async def let_go(self) -> None:
         """Close the line and leave it closed."""

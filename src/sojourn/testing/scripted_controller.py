@@ -53,6 +53,7 @@ class ScriptedController:
         """What each connection showed."""
         self.accepted = {JOIN_TOKEN, "own token"}
         self.acknowledging = True
+        self.heartbeat_seconds = 0.2
         self.url = ""
         self._change = asyncio.Condition()
 
@@ -108,7 +109,9 @@ class ScriptedController:
     async def receive(self, connection: ServerConnection) -> None:
         hello = from_agent.validate_json(await connection.recv())
         assert isinstance(hello, Hello)
-        welcome = Welcome(node=f"id of {hello.name}", token="own token", key=KEY, heartbeat_seconds=0.2)
+        welcome = Welcome(
+            node=f"id of {hello.name}", token="own token", key=KEY, heartbeat_seconds=self.heartbeat_seconds
+        )
         await connection.send(welcome.model_dump_json())
         before = self.nodes.get(hello.name)
         node = ScriptedNode(hello, connection)
