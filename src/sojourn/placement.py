@@ -48,7 +48,7 @@ def choose(needs: Needs, nodes: Sequence[NodeView], *, memory_bytes: int = 0, un
     """
     if memory_bytes > needs.memory_bytes:
         needs = needs.model_copy(update={"memory_bytes": memory_bytes})
-    reasons = {node.name: why_not(node, needs) or unfit(node) for node in nodes}
+    reasons = {node.name: why_not(node, needs) or _closed(node) or unfit(node) for node in nodes}
     fitting = [node for node in nodes if not reasons[node.name]]
     if fitting:
         return max(fitting, key=lambda node: (free_memory(node), -node.load.sessions, node.name))
@@ -72,6 +72,11 @@ def why_not(node: NodeView, needs: Needs, *, own_memory_bytes: int = 0) -> str:
     if needs.memory_bytes > free:
         return f"it has {_gigabytes(free)} of memory free, not {_gigabytes(needs.memory_bytes)}"
     return ""
+
+
+def _closed(node: NodeView) -> str:
+    """What is there already may stay, as far as this law goes; nothing is brought there."""
+    return f"it is being drained ({node.draining})" if node.draining else ""
 
 
 def free_memory(node: NodeView) -> int:

@@ -1,8 +1,8 @@
 """Where things live, and what the user has set.
 
 Settings come from, in this order: an argument, an environment variable (`SOJOURN_CONTROLLER`, `SOJOURN_TOKEN`,
-`SOJOURN_HOME`), the file `config.toml` in the configuration folder. `SOJOURN_HOME` puts everything of this user
-below one folder, which is also how tests keep apart.
+`SOJOURN_STORE`, `SOJOURN_HOME`), the file `config.toml` in the configuration folder. `SOJOURN_HOME` puts everything of
+this user below one folder, which is also how tests keep apart.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ def configured_controller() -> Controller | None:
         return None
     token = os.environ.get("SOJOURN_TOKEN") or settings.get("token") or ""
     return Controller(url.rstrip("/"), token)
+
+
+def store_url() -> str:
+    """Where checkpoints are kept, as this machine's controller is told: `file:///folder`, `s3://bucket/prefix?…`."""
+    chosen = os.environ.get("SOJOURN_STORE") or file_settings().get("store", {}).get("url")
+    return str(chosen) if chosen else (data_folder() / "store").as_uri()
 
 
 LOG_BYTES = 16 << 20

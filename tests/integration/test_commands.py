@@ -110,6 +110,15 @@ def test_a_session_in_lists_and_logs(shell: Shell, talker: str) -> None:
     assert "line 2" in lines
 
 
+@pytest.mark.parametrize("wish", ["suspend", "checkpoint", "fork"])
+def test_a_plain_process_can_t_be_saved_and_the_refusal_says_so(shell: Shell, talker: str, wish: str) -> None:
+    refused = shell(wish, talker)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Error: Session talker is a plain process")
+    assert shell.json("checkpoints") == []
+    assert shell.json("sessions")[0]["status"] == "running"
+
+
 def test_a_plain_process_can_t_move_and_the_refusal_says_so(shell: Shell, talker: str) -> None:
     place = shell.json("sessions")[0]["node"]
     other = {"here": "there", "there": "here"}[place]

@@ -21,6 +21,7 @@ from sojourn.model import Capabilities, Load, MovePhase, MovePlan, MoveReport, M
 from sojourn.model.nodes import NodeStatus
 from sojourn.model.resources import Resources
 from sojourn.model.sessions import SessionStatus
+from sojourn.wire import PROTOCOL
 
 GB = 10**9
 
@@ -471,4 +472,4 @@ def test_starting_imports_nothing_slow() -> None:
 
 def test_version(tmp_path: Path) -> None:
     assert sojourn("version", home=tmp_path).stdout.startswith("sojourn 0.")
-    assert json.loads(sojourn("version", "--json", home=tmp_path).stdout)["protocol"] == 1
+    assert json.loads(sojourn("version", "--json", home=tmp_path).stdout)["protocol"] == PROTOCOL

@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import inspect
 
-from sojourn.database import Database, Node, Token, Verb, sqlite_url, tables
+from sojourn.database import Checkpoint, Database, Node, Token, Verb, sqlite_url, tables
 from sojourn.database import queries as ask
 from sojourn.errors import Busy, Invalid, Unauthorized
-from sojourn.lifecycle import Move, Session
+from sojourn.lifecycle import Kept, Move, Save, Session, Wake
 from sojourn.model import (
     Capabilities,
     Load,
@@ -22,6 +25,7 @@ from sojourn.model import (
     NodeView,
     Program,
     Resources,
+    SaveReport,
     SessionSpec,
     SessionStatus,
 )
@@ -154,3 +158,103 @@ def test_the_file_is_private_and_everything_is_still_there_later(tmp_path: Path)
     with second.transaction() as connection:
         assert ask.living_sessions(connection) == [SESSION]
     second.close()
+
+
+SAVE = Save("c" * 32, "named", "before", "here", 1, keep=True, started_at=3.0, report=SaveReport(frozen_s=0.5))
+WAKE = Wake("w" * 32, "c" * 32, "there", 2, True, 4.0, error={"code": "x"})
+FACTS = Capabilities(os="linux", arch="x", kernel="6", python="3", sojourn="0", machine_id="m", root_id="r")
+
+
+def checkpoint(identity: str = "c" * 32, created_at: float = 3.0) -> Checkpoint:
+    return Checkpoint(
+        identity,
+        SESSION.id,
+        "s",
+        "ada",
+        "named",
+        "before",
+        "here",
+        created_at,
+        SAVE.report,
+        SPEC,
+        FACTS,
+        "i" * 32,
+        1,
+        1,
+    )
+
+
+def test_a_session_that_sleeps_comes_back_as_it_was_written(database: Database) -> None:
+    asleep = replace(
+        SESSION,
+        status=SessionStatus.SUSPENDED,
+        save=SAVE,
+        wake=WAKE,
+        checkpoint=SAVE.id,
+        exact=True,
+        checkpoints=(Kept(SAVE.id, 3.0), Kept("d" * 32, 2.0)),
+        origin="o" * 32,
+    )
+    with database.transaction() as connection:
+        ask.save_session(connection, None, SESSION)
+        ask.save_session(connection, SESSION, asleep)
+        assert ask.living_sessions(connection) == [asleep]
+        awake = replace(asleep, status=SessionStatus.RUNNING, save=None, wake=None, checkpoint=None, checkpoints=())
+        ask.save_session(connection, asleep, awake)
+        assert ask.session(connection, SESSION.id) == awake
+
+
+def test_checkpoints_are_listed_newest_first_marked_and_dropped(database: Database) -> None:
+    older = checkpoint("d" * 32, 2.0)
+    with database.transaction() as connection:
+        for one in (older, checkpoint()):
+            ask.add_checkpoint(connection, one)
+        assert ask.checkpoints(connection) == [checkpoint(), older]
+        ask.mark_checkpoint(connection, older.id, "a chunk is missing")
+        assert ask.checkpoint(connection, older.id) == replace(older, problem="a chunk is missing")
+        ask.drop_checkpoints(connection, [older.id])
+        assert ask.checkpoints(connection) == [checkpoint()]
+        assert ask.checkpoint(connection, older.id) is None
+
+
+def test_a_session_of_which_checkpoints_are_kept_is_not_forgotten(database: Database) -> None:
+    ended = replace(SESSION, status=SessionStatus.STOPPED, ended_at=5.0)
+    with database.transaction() as connection:
+        ask.save_session(connection, None, ended)
+        ask.add_checkpoint(connection, checkpoint())
+        ask.prune(connection, before=6.0)
+        assert ask.all_sessions(connection) == [ended]
+        ask.drop_checkpoints(connection, [checkpoint().id])
+        ask.prune(connection, before=6.0)
+        assert ask.all_sessions(connection) == []
+
+
+def test_an_address_leads_to_one_store(database: Database) -> None:
+    with database.transaction() as connection:
+        ask.save_store(connection, "one", "file:///a")
+        ask.save_store(connection, "two", "file:///b")
+        ask.save_store(connection, "one", "file:///c")
+        ask.save_store(connection, "three", "file:///c")
+        assert ask.stores(connection) == {"two": "file:///b", "three": "file:///c"}
+        ask.add_owner(connection, "ada", "k" * 64)
+        assert ask.owner_keys(connection) == {"ada": "k" * 64}
+
+
+def test_sessions_written_before_there_was_sleep_are_still_understood(database: Database, tmp_path: Path) -> None:
+    with database.transaction() as connection:
+        ask.save_session(connection, None, moved())
+    migrate(database, "0002")
+    with database.transaction() as connection:
+        assert "wake" not in {column["name"] for column in inspect(connection).get_columns("sessions")}
+    migrate(database, "head")
+    with database.transaction() as connection:
+        assert ask.living_sessions(connection) == [moved()]
+        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def migrate(database: Database, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(tables.__file__).parent / "migrations"))
+    with database.transaction() as connection:
+        config.attributes["connection"] = connection
+        (command.upgrade if revision == "head" else command.downgrade)(config, revision)

@@ -85,6 +85,56 @@ def test_a_move_says_what_it_cost(rider):
     assert rider.asked == [{"name": "move", "arguments": arguments}]
 
 
+SESSION = {"id": "s" * 32, "name": "essay-1", "node": "here", "status": "running"}
+CHECKPOINT = {
+    "id": "c" * 32,
+    "name": "before",
+    "kind": "named",
+    "created_at": 0.0,
+    "problem": "",
+    "report": {"memory_bytes": 44 * 2**20, "layer_bytes": 0, "frozen_s": 0.21},
+}
+
+
+def test_who_goes_to_sleep_is_told_before(rider):
+    rider.answers = [{"ok": True, "body": {"session": SESSION}}]
+    assert "when this cell has ended; any cell wakes it" in repr(magics.sojourn("suspend"))
+
+
+@pytest.mark.parametrize(("back", "said"), [(False, "frozen for 0.21 s, 44 MB saved."), (True, "before again.")])
+def test_a_checkpoint_is_asked_for_once_and_answered_in_each_life(rider, back, said):
+    rider.answers = [{"ok": True, "body": {"session": SESSION, "checkpoint": CHECKPOINT, "back": back}}]
+    assert repr(magics.sojourn("checkpoint before")).endswith(said)
+    assert rider.asked == [{"name": "checkpoint", "arguments": {"name": "before"}}]
+
+
+def test_checkpoints(rider):
+    rider.answers = [{"ok": True, "body": {"checkpoints": [CHECKPOINT]}}, {"ok": True, "body": {"checkpoints": []}}]
+    assert repr(magics.sojourn("checkpoints")).splitlines()[1].split()[:3] == ["cccccccc", "before", "named"]
+    assert "makes one" in repr(magics.sojourn("checkpoints"))
+
+
+def test_who_goes_back_says_so_before(rider, capsys):
+    rider.answers = [None]
+    with pytest.raises(UsageError, match="hung up"):
+        magics.sojourn("restore before")
+    assert capsys.readouterr().out.startswith("Going back to before:")
+    assert rider.asked == [{"name": "restore", "arguments": {"checkpoint": "before"}}]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"forks": [SESSION | {"name": "twig-1"}], "back": False}, "sojourn attach twig-1"),
+        ({"forks": [], "back": True}, "This is essay-1, which began here."),
+    ],
+)
+def test_a_fork_answers_in_both(rider, body, said):
+    rider.answers = [{"ok": True, "body": {"session": SESSION, **body}}]
+    assert repr(magics.sojourn("fork twig --count 2 --node gpu")).endswith(said)
+    assert rider.asked == [{"name": "fork", "arguments": {"name": "twig", "count": 2, "to": "gpu"}}]
+
+
 PLAN = {"source": "here", "target": "there", "fits": True, "strategy": "lazy", "frozen_s": 0.151, "page_bytes": 2**30}
 PLAN |= {"layer_bytes": 0, "connections_reset": ["tcp 10.0.0.1:5432"], "refusals": [], "hint": ""}
 NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "Name another node."}

@@ -9,12 +9,20 @@ from sojourn.errors import SojournError, Unreachable
 
 if TYPE_CHECKING:
     from sojourn.client import Client
+    from sojourn.settings import Controller
 
 
 def connect() -> Client:
-    """A client of the configured controller, else of the embedded one if it runs. No command but `up` starts one."""
-    from sojourn import embedded
+    """A client of the chosen controller. Raises Unreachable when there is none."""
     from sojourn.client import Client
+
+    controller = chosen()
+    return Client(controller.url, controller.token)
+
+
+def chosen() -> Controller:
+    """The configured controller, else the embedded one if it runs; no command but `up` starts one."""
+    from sojourn import embedded
     from sojourn.settings import configured_controller
 
     controller = configured_controller() or embedded.running()
@@ -23,7 +31,7 @@ def connect() -> Client:
             "No controller is configured, and none runs on this machine.",
             "`sojourn up` starts one here; `sojourn login URL` chooses one elsewhere.",
         )
-    return Client(controller.url, controller.token)
+    return controller
 
 
 def complete_sessions(incomplete: str) -> list[tuple[str, str]]:
@@ -44,6 +52,17 @@ def complete_nodes(incomplete: str) -> list[tuple[str, str]]:
             nodes = client.nodes()
         labels = sorted({label for node in nodes for label in node.labels})
         return [(node.name, f"node, {node.status}") for node in nodes] + [(label, "label") for label in labels]
+
+    return _quietly(found, incomplete)
+
+
+def complete_checkpoints(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell: names (or ids) of checkpoints, each with its session."""
+
+    def found() -> list[tuple[str, str]]:
+        with connect() as client:
+            views = client.checkpoints()
+        return [(view.name or view.id[:8], f"of {view.session_name or view.session[:8]}") for view in views]
 
     return _quietly(found, incomplete)
 

@@ -46,7 +46,7 @@ def sessions(
         found = client.sessions(everything)
     if as_json:
         return print_json(found)
-    columns = ("SESSION", "NAME", "STATUS", "NODE", "SANDBOX", "AGE", "REASON")
+    columns = ("SESSION", "NAME", "STATUS", "NODE", "SANDBOX", "AGE", "SLEEPS IN", "REASON")
     return print_table(columns, map(_session_row, found), "No sessions. A kernel Python 3 (Sojourn) makes one.")
 
 
@@ -101,7 +101,7 @@ def _node_row(node: NodeView) -> tuple[str, ...]:
 
     return (
         node.name,
-        node.status.value,
+        "draining" if node.draining and node.status == "online" else node.status.value,
         f"{node.capacity.cores:g}",
         amount(node.load.memory_free_bytes),
         amount(node.capacity.memory_bytes),
@@ -122,6 +122,7 @@ def _session_row(view: SessionView) -> tuple[str, ...]:
         view.node or "–",
         view.sandbox or "–",
         age(view.created_at),
+        (view.checkpoint or "")[:8] if view.status in ("suspended", "waking") else "",
         view.reason,
     )
 

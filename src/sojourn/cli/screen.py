@@ -20,7 +20,8 @@ STYLES = {
     "ok": "green", "running": "green", "online": "green", "done": "green",
     "moving": "cyan", "filling": "cyan", "preparing": "cyan", "departing": "cyan", "committing": "cyan",
     "degraded": "yellow", "starting": "yellow", "pending": "yellow", "stopping": "yellow", "rolling_back": "yellow",
-    "missing": "red", "failed": "red", "lost": "red", "offline": "red", "stopped": "dim",
+    "suspended": "blue", "suspending": "cyan", "waking": "cyan", "draining": "yellow", "whole": "green",
+    "damaged": "red", "missing": "red", "failed": "red", "lost": "red", "offline": "red", "stopped": "dim",
 }  # fmt: skip
 
 

@@ -9,8 +9,30 @@ from typing import Any, Literal, Self, TypeVar
 from sojourn.client import calls
 from sojourn.client.blocking import elsewhere, may_be_proxied, proxy_for
 from sojourn.client.watching import read_watched, watch_request, websocket_url
-from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
-from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+from sojourn.client.words import (
+    Collected,
+    Decided,
+    Moved,
+    Policies,
+    TokenKind,
+    TokenRow,
+    TokenShown,
+    Until,
+    UntilDone,
+    Verified,
+    Version,
+    Watched,
+)
+from sojourn.model import (
+    CheckpointView,
+    MoveView,
+    Needs,
+    NodeView,
+    SaveView,
+    SessionSpec,
+    SessionView,
+    Strategy,
+)
 from sojourn.transport.dial import NOTICE_DEATH
 
 T = TypeVar("T")
@@ -42,6 +64,9 @@ class AsyncClient:
     async def session(self, session: str) -> SessionView:
         return await self._do(calls.session(session))
 
+    async def spec(self, session: str) -> SessionSpec:
+        return await self._do(calls.spec(session))
+
     async def start(self, spec: SessionSpec) -> SessionView:
         return await self._do(calls.start(spec))
 
@@ -66,6 +91,61 @@ class AsyncClient:
 
     async def cancel_move(self, move: str) -> MoveView:
         return await self._do(calls.cancel_move(move))
+
+    async def suspend(self, session: str, force: bool = False, wait: UntilDone = "done") -> SessionView:
+        return await self._do(calls.suspend(session, wait, force))
+
+    async def resume(self, session: str, to: str | Needs | None = None, wait: Until = "thawed") -> SessionView:
+        return await self._do(calls.resume(session, to, wait))
+
+    async def checkpoint(self, session: str, name: str = "", wait: UntilDone = "done") -> CheckpointView | SaveView:
+        return await self._do(calls.checkpoint(session, name, wait))
+
+    async def fork(
+        self,
+        session: str,
+        to: str | Needs | None = None,
+        count: int = 1,
+        name: str = "",
+        checkpoint: str | None = None,
+        wait: Until = "thawed",
+    ) -> list[SessionView]:
+        return await self._do(calls.fork(session, to, count, name, checkpoint, wait))
+
+    async def restore(
+        self, session: str, checkpoint: str, to: str | Needs | None = None, wait: Until = "thawed"
+    ) -> SessionView:
+        return await self._do(calls.restore(session, checkpoint, to, wait))
+
+    async def checkpoints(self, session: str | None = None) -> list[CheckpointView]:
+        return await self._do(calls.checkpoints(session))
+
+    async def checkpoint_view(self, checkpoint: str) -> CheckpointView:
+        return await self._do(calls.checkpoint_view(checkpoint))
+
+    async def drop_checkpoint(self, checkpoint: str) -> None:
+        await self._do(calls.drop_checkpoint(checkpoint))
+
+    async def verify(self, checkpoint: str, deep: bool = True) -> Verified:
+        return await self._do(calls.verify(checkpoint, deep))
+
+    async def gc(self, dry_run: bool = False) -> Collected:
+        return await self._do(calls.gc(dry_run))
+
+    async def drain(
+        self, node: str, dry_run: bool = False, deadline_s: float | None = None, reason: str = ""
+    ) -> tuple[Decided, ...]:
+        drained = await self._do(calls.drain(node, dry_run, deadline_s, reason))
+        return drained.decisions
+
+    async def undrain(self, node: str) -> None:
+        await self._do(calls.undrain(node))
+
+    async def activity(self, session: str, executing: bool, at: float) -> None:
+        await self._do(calls.activity(session, executing, at))
+
+    async def policies(self) -> Policies:
+        return await self._do(calls.policies())
 
     async def log(self, session: str) -> str:
         return await self._do(calls.log(session))

@@ -10,8 +10,30 @@ from urllib.request import getproxies
 
 from sojourn.client import calls
 from sojourn.client.watching import read_watched, watch_request, websocket_url
-from sojourn.client.words import Moved, TokenKind, TokenRow, TokenShown, Until, Version, Watched
-from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+from sojourn.client.words import (
+    Collected,
+    Decided,
+    Moved,
+    Policies,
+    TokenKind,
+    TokenRow,
+    TokenShown,
+    Until,
+    UntilDone,
+    Verified,
+    Version,
+    Watched,
+)
+from sojourn.model import (
+    CheckpointView,
+    MoveView,
+    Needs,
+    NodeView,
+    SaveView,
+    SessionSpec,
+    SessionView,
+    Strategy,
+)
 from sojourn.transport.dial import NOTICE_DEATH
 
 T = TypeVar("T")
@@ -49,6 +71,10 @@ class Client:
     def session(self, session: str) -> SessionView:
         return self._do(calls.session(session))
 
+    def spec(self, session: str) -> SessionSpec:
+        """What it was started as, with its private files."""
+        return self._do(calls.spec(session))
+
     def start(self, spec: SessionSpec) -> SessionView:
         """Returns as soon as a node was chosen and told; `watch` or `session` say when it runs."""
         return self._do(calls.start(spec))
@@ -77,6 +103,75 @@ class Client:
     def cancel_move(self, move: str) -> MoveView:
         """Before the session has left; raises Busy afterwards."""
         return self._do(calls.cancel_move(move))
+
+    def suspend(self, session: str, force: bool = False, wait: UntilDone = "done") -> SessionView:
+        """Save a session's state and remove it from its node; clients stay attached, and their next request wakes it.
+
+        Raises Busy in the middle of a cell, unless `force`, and SaveFailed when it had to stay awake.
+        """
+        return self._do(calls.suspend(session, wait, force))
+
+    def resume(self, session: str, to: str | Needs | None = None, wait: Until = "thawed") -> SessionView:
+        """Wake a session; one that is awake stays so. Raises WakeFailed when it sleeps on."""
+        return self._do(calls.resume(session, to, wait))
+
+    def checkpoint(self, session: str, name: str = "", wait: UntilDone = "done") -> CheckpointView | SaveView:
+        """Save a session's state; it goes on. A SaveView if the answer is not waited for."""
+        return self._do(calls.checkpoint(session, name, wait))
+
+    def fork(
+        self,
+        session: str,
+        to: str | Needs | None = None,
+        count: int = 1,
+        name: str = "",
+        checkpoint: str | None = None,
+        wait: Until = "thawed",
+    ) -> list[SessionView]:
+        """New sessions that begin in this one's state, or in that of a checkpoint of its."""
+        return self._do(calls.fork(session, to, count, name, checkpoint, wait))
+
+    def restore(
+        self, session: str, checkpoint: str, to: str | Needs | None = None, wait: Until = "thawed"
+    ) -> SessionView:
+        """Take a session back to a checkpoint of its; what it did since is gone."""
+        return self._do(calls.restore(session, checkpoint, to, wait))
+
+    def checkpoints(self, session: str | None = None) -> list[CheckpointView]:
+        """The newest first; of one session, or of all that are yours."""
+        return self._do(calls.checkpoints(session))
+
+    def checkpoint_view(self, checkpoint: str) -> CheckpointView:
+        return self._do(calls.checkpoint_view(checkpoint))
+
+    def drop_checkpoint(self, checkpoint: str) -> None:
+        """Raises Busy while a session needs it."""
+        self._do(calls.drop_checkpoint(checkpoint))
+
+    def verify(self, checkpoint: str, deep: bool = True) -> Verified:
+        """What is missing or damaged of a checkpoint."""
+        return self._do(calls.verify(checkpoint, deep))
+
+    def gc(self, dry_run: bool = False) -> Collected:
+        """Remove from the store what no checkpoint uses."""
+        return self._do(calls.gc(dry_run))
+
+    def drain(
+        self, node: str, dry_run: bool = False, deadline_s: float | None = None, reason: str = ""
+    ) -> tuple[Decided, ...]:
+        """Bring nothing to a node any more, and everything away from it; what is done with each session."""
+        return self._do(calls.drain(node, dry_run, deadline_s, reason)).decisions
+
+    def undrain(self, node: str) -> None:
+        self._do(calls.undrain(node))
+
+    def activity(self, session: str, executing: bool, at: float) -> None:
+        """For fronts: whether the kernel executes, and when a person last did something (seconds since the epoch)."""
+        self._do(calls.activity(session, executing, at))
+
+    def policies(self) -> Policies:
+        """The rules, what they would do now, and what they did last."""
+        return self._do(calls.policies())
 
     def log(self, session: str) -> str:
         """The tail of what its program wrote to stdout and stderr."""

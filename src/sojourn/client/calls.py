@@ -7,23 +7,48 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sojourn.client.words import (
+    Activity,
+    CheckpointRequest,
+    Collected,
+    Drained,
+    DrainRequest,
+    ForkRequest,
+    GcRequest,
     LogText,
     Moved,
     MoveRequest,
+    Policies,
+    RestoreRequest,
+    ResumeRequest,
     StartRequest,
+    SuspendRequest,
     TokenKind,
     TokenRow,
     TokenShown,
     Until,
+    UntilDone,
+    Verified,
+    VerifyRequest,
     Version,
 )
-from sojourn.errors import SojournError, Unreachable, from_wire
-from sojourn.model import MoveView, Needs, NodeView, SessionSpec, SessionView, Strategy
+from sojourn.errors import Invalid, SojournError, Unreachable, from_wire
+from sojourn.model import (
+    CheckpointView,
+    MoveView,
+    Needs,
+    NodeView,
+    SaveView,
+    SessionSpec,
+    SessionView,
+    Strategy,
+)
+from sojourn.model.base import Word
 
 T = TypeVar("T")
+Asked = TypeVar("Asked", bound=Word)
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,10 @@ def session(name: str) -> Call[SessionView]:
     return Call("GET", _of(name), SessionView.model_validate)
 
 
+def spec(name: str) -> Call[SessionSpec]:
+    return Call("GET", f"{_of(name)}/spec", SessionSpec.model_validate)
+
+
 def start(spec: SessionSpec) -> Call[SessionView]:
     return Call("POST", "/api/sessions", SessionView.model_validate, StartRequest(spec=spec).model_dump(mode="json"))
 
@@ -60,7 +89,7 @@ def stop(name: str) -> Call[SessionView]:
 
 
 def move(name: str, to: str | Needs, strategy: Strategy | Literal["auto"], dry_run: bool, wait: Until) -> Call[Moved]:
-    wanted = MoveRequest(to=to, strategy=strategy, dry_run=dry_run, wait=wait)
+    wanted = _asked(MoveRequest, to=to, strategy=strategy, dry_run=dry_run, wait=wait)
     return Call("POST", f"{_of(name)}/move", Moved.model_validate, wanted.model_dump(mode="json"))
 
 
@@ -74,6 +103,69 @@ def one_move(move: str) -> Call[MoveView]:
 
 def cancel_move(move: str) -> Call[MoveView]:
     return Call("DELETE", f"/api/moves/{quote(move, safe='')}", MoveView.model_validate)
+
+
+def suspend(name: str, wait: UntilDone, force: bool) -> Call[SessionView]:
+    return _post(f"{_of(name)}/suspend", _asked(SuspendRequest, wait=wait, force=force), SessionView.model_validate)
+
+
+def resume(name: str, to: str | Needs | None, wait: Until) -> Call[SessionView]:
+    return _post(f"{_of(name)}/resume", _asked(ResumeRequest, to=to, wait=wait), SessionView.model_validate)
+
+
+def checkpoint(session: str, name: str, wait: UntilDone) -> Call[CheckpointView | SaveView]:
+    read: TypeAdapter[CheckpointView | SaveView] = TypeAdapter(CheckpointView | SaveView)
+    return _post(f"{_of(session)}/checkpoint", _asked(CheckpointRequest, name=name, wait=wait), read.validate_python)
+
+
+def fork(
+    session: str, to: str | Needs | None, count: int, name: str, checkpoint: str | None, wait: Until
+) -> Call[list[SessionView]]:
+    wanted = _asked(ForkRequest, to=to, count=count, name=name, checkpoint=checkpoint, wait=wait)
+    return _post(f"{_of(session)}/fork", wanted, TypeAdapter(list[SessionView]).validate_python)
+
+
+def restore(session: str, checkpoint: str, to: str | Needs | None, wait: Until) -> Call[SessionView]:
+    wanted = _asked(RestoreRequest, checkpoint=checkpoint, to=to, wait=wait)
+    return _post(f"{_of(session)}/restore", wanted, SessionView.model_validate)
+
+
+def activity(session: str, executing: bool, at: float) -> Call[None]:
+    return _post(f"{_of(session)}/activity", _asked(Activity, executing=executing, at=at), lambda _: None)
+
+
+def checkpoints(session: str | None) -> Call[list[CheckpointView]]:
+    path = "/api/checkpoints" + (f"?session={quote(session, safe='')}" if session else "")
+    return Call("GET", path, TypeAdapter(list[CheckpointView]).validate_python)
+
+
+def checkpoint_view(checkpoint: str) -> Call[CheckpointView]:
+    return Call("GET", _checkpoint(checkpoint), CheckpointView.model_validate)
+
+
+def drop_checkpoint(checkpoint: str) -> Call[None]:
+    return Call("DELETE", _checkpoint(checkpoint), lambda _: None)
+
+
+def verify(checkpoint: str, deep: bool) -> Call[Verified]:
+    return _post(f"{_checkpoint(checkpoint)}/verify", _asked(VerifyRequest, deep=deep), Verified.model_validate)
+
+
+def gc(dry_run: bool) -> Call[Collected]:
+    return _post("/api/gc", _asked(GcRequest, dry_run=dry_run), Collected.model_validate)
+
+
+def drain(node: str, dry_run: bool, deadline_s: float | None, reason: str) -> Call[Drained]:
+    wanted = _asked(DrainRequest, dry_run=dry_run, deadline_s=deadline_s, reason=reason)
+    return _post(f"/api/nodes/{quote(node, safe='')}/drain", wanted, Drained.model_validate)
+
+
+def undrain(node: str) -> Call[None]:
+    return Call("DELETE", f"/api/nodes/{quote(node, safe='')}/drain", lambda _: None)
+
+
+def policies() -> Call[Policies]:
+    return Call("GET", "/api/policies", Policies.model_validate)
 
 
 def log(name: str) -> Call[str]:
@@ -105,6 +197,24 @@ def unreachable(url: str, why: Exception) -> Unreachable:
         f"The controller at {url} does not answer: {why or type(why).__name__}",
         "Look whether it runs; `sojourn up` starts one on this machine.",
     )
+
+
+def _asked(kind: type[Asked], **fields: Any) -> Asked:
+    """The body of a request. Raises Invalid, as the controller would."""
+    try:
+        return kind(**fields)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Invalid(f"{where}: {first['msg']}.", "The page /docs shows what is understood.") from wrong
+
+
+def _post(path: str, body: Word, read: Callable[[Any], T]) -> Call[T]:
+    return Call("POST", path, read, body.model_dump(mode="json"))
+
+
+def _checkpoint(name: str) -> str:
+    return f"/api/checkpoints/{quote(name, safe='')}"
 
 
 def _of(name: str) -> str:

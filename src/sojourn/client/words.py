@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from sojourn.model import MovePlan, MoveView, Needs, Place, SessionSpec, SessionView, Strategy
+from sojourn.model import (
+    MovePlan,
+    MoveView,
+    Needs,
+    Place,
+    SaveView,
+    SessionSpec,
+    SessionView,
+    Strategy,
+    WakeView,
+)
 from sojourn.model.base import Word
 
 TokenKind = Literal["join", "api"]
 Until = Literal["accepted", "thawed", "filled"]
-"""When a move's answer is wanted: at once, when the session runs at the target, when every page is there."""
+"""When a move's or a wake's answer is wanted: at once, when the session runs there, when every page is there."""
+UntilDone = Literal["accepted", "done"]
+"""When a save's answer is wanted: at once, or when the checkpoint is whole."""
 
 
 class StartRequest(Word):
@@ -36,6 +49,122 @@ class Moved(Word):
     plan: MovePlan
 
 
+class SuspendRequest(Word):
+    wait: UntilDone = "done"
+    force: bool = False
+    """Also in the middle of a cell, which then goes on at the wake."""
+
+
+class ResumeRequest(Word):
+    to: Needs | str | None = None
+    """A place; None: where it was, if there is room, else anywhere."""
+    wait: Until = "thawed"
+
+
+class CheckpointRequest(Word):
+    name: str = Field(default="", max_length=255)
+    """To call it by; no other checkpoint of the session may have it."""
+    wait: UntilDone = "done"
+
+
+class RestoreRequest(Word):
+    checkpoint: str
+    """An id, a unique beginning of one, or a name."""
+    to: Needs | str | None = None
+    wait: Until = "thawed"
+
+
+class ForkRequest(Word):
+    to: Needs | str | None = None
+    count: int = Field(default=1, ge=1, le=64)
+    name: str = Field(default="", max_length=200)
+    """Of the new session; several get a number. Empty: NAME-fork-1, …"""
+    checkpoint: str | None = None
+    """From this state; None: from that of now, or the one it sleeps in."""
+    wait: Until = "thawed"
+
+
+class VerifyRequest(Word):
+    deep: bool = True
+    """Read every chunk; else only look whether it is there."""
+
+
+class Verified(Word):
+    checkpoint: str
+    problems: tuple[str, ...]
+    """Each names a chunk and what uses it; none: it is whole."""
+
+
+class GcRequest(Word):
+    dry_run: bool = False
+
+
+class Collected(Word):
+    """What was, or with `dry_run` would be, removed from the store."""
+
+    dropped: tuple[str, ...]
+    """Checkpoints: unfinished ones, and those that nothing may wake from any more."""
+    chunks: int
+    """That no checkpoint names; in a dry run, without those of the checkpoints that would go."""
+    bytes: int
+    left: int
+    """Chunks that stay."""
+    busy: int
+    """Owners of whom a checkpoint is being written just now: their chunks wait for the next time."""
+
+
+class DrainRequest(Word):
+    dry_run: bool = False
+    deadline_s: float | None = Field(default=None, gt=0)
+    """The node ends in so many seconds: what can't be moved by then is suspended."""
+    reason: str = Field(default="", max_length=255)
+
+
+class Activity(Word):
+    """What a front knows of a kernel: whether it executes, and when a person last did something."""
+
+    executing: bool
+    at: float
+    """Seconds since the epoch."""
+
+
+class Decided(Word):
+    """What a policy did, or would do now."""
+
+    kind: str
+    """"suspend", "move", "checkpoint", "propose"; "wait" where something would be done, but can't be yet."""
+    session: str
+    node: str
+    target: str | None = None
+    rule: str
+    why: str
+    urgent: bool = False
+    dry_run: bool = False
+    """Its rule only says what it would do."""
+    at: float | None = None
+    """When it was begun; None: it would be done now."""
+    ended_at: float | None = None
+    error: dict[str, str] | None = None
+    """What it failed with, as SojournError.to_wire()."""
+
+
+class Drained(Word):
+    decisions: tuple[Decided, ...]
+
+
+class Policies(Word):
+    rules: dict[str, Any]
+    """As the file of settings has them, with the defaults."""
+    decisions: tuple[Decided, ...]
+    """What they would do now."""
+    done: tuple[Decided, ...] = ()
+    """What they did lately, the newest first."""
+    forecasts: tuple[str, ...] = ()
+    """For each node that may be taken away: would everything there be safe in time, and by which sum."""
+    problem: str = ""
+    """Why the file of settings could not be understood; the rules then stay as they were."""
+
+
 class Watched(Word):
     """A session as a watcher sees it: at once, and after each change."""
 
@@ -46,6 +175,10 @@ class Watched(Word):
     """Where clients may already knock and wait for the thaw."""
     move: MoveView | None
     """The move under way, else the last one."""
+    save: SaveView | None = None
+    """The save under way, else the last one."""
+    wake: WakeView | None = None
+    """The wake under way, else the last one."""
 
 
 class LogText(Word):

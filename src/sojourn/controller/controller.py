@@ -8,12 +8,17 @@ import time
 import uuid
 from collections.abc import Callable
 
+from sojourn.controller.activity import Activities
+from sojourn.controller.checkpoints import Checkpoints
 from sojourn.controller.fitness import unstartable
 from sojourn.controller.moves import Moves
+from sojourn.controller.policing import Policing
 from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.roster import Line, Roster
+from sojourn.controller.sleep import Sleep
 from sojourn.controller.tokens import Gate, Person
+from sojourn.controller.vaults import Vaults
 from sojourn.controller.verbs import Verbs
 from sojourn.controller.watching import Watchers
 from sojourn.database import Database
@@ -22,6 +27,7 @@ from sojourn.errors import Invalid, Unknown
 from sojourn.lifecycle import Limits, Session, StopWanted
 from sojourn.model import SessionSpec
 from sojourn.placement import choose, needs_of
+from sojourn.settings import store_url
 from sojourn.wire import Held, VerbAsked
 
 log = logging.getLogger(__name__)
@@ -43,30 +49,42 @@ class Controller:
         self,
         database: Database,
         *,
+        store: str | None = None,
         limits: Limits | None = None,
         dead_s: float = DEAD_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`store`: where checkpoints go; None: as the settings say."""
         self.database, self.clock, self._dead_s = database, clock, dead_s
         self._refreshed_at, self._ahead = clock(), clock() - time.monotonic()
         self.gate = Gate(database)
         self.roster = Roster(database, clock())
         self.watchers = Watchers(self.roster, clock)
-        self.reconciler = Reconciler(database, self.roster, self.watchers, limits or Limits(), clock)
+        self.vaults = Vaults(database, store or store_url())
+        self.reconciler = Reconciler(database, self.roster, self.watchers, self.vaults, limits or Limits(), clock)
         self.questions = Questions(self.roster)
         self.moves = Moves(self.reconciler, self.roster, self.questions, clock)
-        self.verbs = Verbs(database, self.reconciler, self.roster, self.moves, clock)
+        self.checkpoints = Checkpoints(database, self.reconciler, self.vaults, clock)
+        self.activities = Activities()
+        self.sleep = Sleep(
+            self.reconciler, self.roster, self.questions, self.vaults, self.checkpoints, self.activities, clock
+        )
+        self.verbs = Verbs(database, self.reconciler, self.roster, self.moves, self.sleep, clock)
+        self.policing = Policing(self)
 
     async def run(self) -> None:
         """Let time pass, until cancelled."""
         self.reconciler.start()
         self.verbs.start()
+        self.policing.start()
         try:
             await asyncio.gather(
                 _every(TICK_SECONDS, self._tick),
                 _every(3600.0, self._prune),
+                self.checkpoints.run(),
             )
         finally:
+            await self.policing.stop()
             await self.verbs.stop()
 
     # ── agents ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,6 +170,7 @@ class Controller:
             log.warning("the clock has jumped by %.0f s", jump)
             self.roster.left_at = {name: since + jump for name, since in self.roster.left_at.items()}
             self.reconciler.clock_jumped(jump)
+            self.policing.clock_jumped()
 
     def _refresh(self, now: float) -> None:
         """By the clock that tickets run out by, so that a machine that has slept tells fresh ones at once."""
@@ -160,6 +179,7 @@ class Controller:
             self.watchers.publish(self.reconciler.get(identity))
 
     def _prune(self) -> None:
+        self.activities.forget_all_but({session.id for session in self.reconciler.living()})
         with self.database.transaction() as connection:
             ask.prune(connection, self.clock() - REMEMBER_SECONDS)
 

@@ -1,13 +1,16 @@
-"""Whether a session can be started on a node, or travel there, and how. What movers demand is in `movers/fits.py`."""
+"""Whether a session can be started on a node, travel there, or wake there, and how. What movers demand is in
+`movers/fits.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from sojourn.database import Checkpoint
 from sojourn.errors import Immovable, Incompatible, Refused, Unreachable
 from sojourn.lifecycle import Session
 from sojourn.model import Inspection, NodeView, SessionSpec, Strategy
-from sojourn.movers.fits import choose_strategy, compatible, possible, predict
+from sojourn.movers.fits import LET_GO, choose_strategy, compatible, possible, predict, wakeable
 
 _FILL_S_PER_BYTE = 0.6 / 2**30
 """As measured between two nodes of one machine; a network between them takes its own time."""
@@ -43,19 +46,46 @@ def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
             f"Session {session.name or session.id} is a plain process on {home.name}, and those can't move.",
             "Sessions in runc sandboxes can; `sojourn doctor` says what that node lacks for them.",
         )
-    if node.address is None:
-        raise Unreachable(f"No other node can dial {node.name}.", "Start its agent with --listen.")
-    if "runc" not in node.capabilities.sandboxes:
-        reason = node.capabilities.refusals.get("runc", "runc is missing")
-        raise Incompatible(f"Node {node.name} has no runc sandboxes: {reason}.", "Run `sojourn doctor` there.")
+    _require_harbour(node)
     compatible(home.capabilities, node.capabilities, session.spec.image)
     possible(home.capabilities, node.capabilities)
 
 
 def unfit(session: Session, home: NodeView, node: NodeView) -> str:
     """Why the session can't travel to that node; empty if it can."""
+    return _why_not(lambda: require_fit(session, home, node))
+
+
+def require_savable(session: Session, home: NodeView, inspection: Inspection) -> None:
+    """Whether the session can be frozen and written into the store. Raises Immovable or Incompatible."""
+    name = session.name or session.id
+    if inspection.blockers:
+        raise Immovable(f"Session {name} can't be saved: {'; '.join(inspection.blockers)}.", LET_GO)
+    possible(home.capabilities, home.capabilities)
+
+
+def require_wakeable(checkpoint: Checkpoint, node: NodeView) -> None:
+    """Whether what was saved can wake on that node. Raises Unreachable or Incompatible."""
+    _require_harbour(node)
+    wakeable(checkpoint.facts, node.capabilities, checkpoint.spec.image)
+
+
+def unwakeable(checkpoint: Checkpoint, node: NodeView) -> str:
+    """Why it can't wake there; empty if it can."""
+    return _why_not(lambda: require_wakeable(checkpoint, node))
+
+
+def _require_harbour(node: NodeView) -> None:
+    if node.address is None:
+        raise Unreachable(f"No other node can dial {node.name}.", "Start its agent with --listen.")
+    if "runc" not in node.capabilities.sandboxes:
+        reason = node.capabilities.refusals.get("runc", "runc is missing")
+        raise Incompatible(f"Node {node.name} has no runc sandboxes: {reason}.", "Run `sojourn doctor` there.")
+
+
+def _why_not(require: Callable[[], None]) -> str:
     try:
-        require_fit(session, home, node)
+        require()
     except (Refused, Unreachable) as reason:
         return reason.message
     return ""

@@ -79,7 +79,10 @@ class Moves:
             raise prospect.refusal
         assert plan.strategy
         self._roster.require_online(plan.target)
-        wanted = MoveWanted(identity or uuid.uuid4().hex, plan.target, plan.strategy, plan.connections_reset)
+        memory_bytes = needs_of(asked.to, self._roster.views()).memory_bytes
+        wanted = MoveWanted(
+            identity or uuid.uuid4().hex, plan.target, plan.strategy, plan.connections_reset, memory_bytes
+        )
         return self._reconciler.apply(session.id, wanted).move, plan
 
     async def until(self, session: str, move: str, wait: Until) -> Move:

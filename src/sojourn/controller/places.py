@@ -1,12 +1,13 @@
-"""From the law's places to those that can be dialled: with an address, and a ticket signed for that node."""
+"""From what the law says to what a node can act on: places get an address and a ticket signed for that node, saves and
+wakes what opens the store."""
 
 from __future__ import annotations
 
 from sojourn.controller.roster import Roster
-from sojourn.lifecycle import Berth, DepartTo
-from sojourn.model import Place
+from sojourn.lifecycle import Berth, DepartTo, SaveTo, WakeFrom
+from sojourn.model import Place, StorePass
 from sojourn.tickets import sign
-from sojourn.wire import Depart
+from sojourn.wire import Depart, SaveSession, WakeSession
 
 TICKET_SECONDS = 3600.0
 """A ticket is good for at least so long, and at most half as long again."""
@@ -44,6 +45,24 @@ def depart(roster: Roster, wanted: DepartTo, now: float) -> Depart:
         strategy=wanted.strategy,
         address=node.view.address or "",
         ticket=sign(claims, node.key, expiry(now)),
+    )
+
+
+def save(wanted: SaveTo, store: StorePass) -> SaveSession:
+    return SaveSession(
+        save=wanted.save, session=wanted.session, incarnation=wanted.incarnation, keep=wanted.keep, store=store
+    )
+
+
+def wake(wanted: WakeFrom, store: StorePass) -> WakeSession:
+    return WakeSession(
+        wake=wanted.wake,
+        session=wanted.session,
+        incarnation=wanted.incarnation,
+        epoch=wanted.epoch,
+        checkpoint=wanted.checkpoint,
+        store=store,
+        spec=wanted.spec,
     )
 
 

@@ -10,14 +10,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from sojourn.controller import places
+from sojourn.controller import kept, places
 from sojourn.controller.roster import Roster
+from sojourn.controller.vaults import Vaults
 from sojourn.controller.watching import Watchers
 from sojourn.database import Database
 from sojourn.database import queries as ask
-from sojourn.errors import Refused, Unknown
+from sojourn.errors import Refused, StoreFailed, Unknown
 from sojourn.lifecycle import (
     ClockJumped,
     ControllerStarted,
@@ -29,23 +31,32 @@ from sojourn.lifecycle import (
     NodeLeft,
     NodeReturned,
     Reported,
+    SaveTo,
     Session,
     SessionWanted,
     Tell,
     Tick,
+    WakeFrom,
     decide,
     dismissals,
 )
-from sojourn.wire import Held, Report
+from sojourn.model import StorePass
+from sojourn.wire import Held, Instruction, Report
 
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
     def __init__(
-        self, database: Database, roster: Roster, watchers: Watchers, limits: Limits, clock: Callable[[], float]
+        self,
+        database: Database,
+        roster: Roster,
+        watchers: Watchers,
+        vaults: Vaults,
+        limits: Limits,
+        clock: Callable[[], float],
     ) -> None:
-        self._database, self._roster, self._watchers = database, roster, watchers
+        self._database, self._roster, self._watchers, self._vaults = database, roster, watchers, vaults
         self._limits, self._clock = limits, clock
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self._unsaved: dict[str, Session] = {}
@@ -67,6 +78,10 @@ class Reconciler:
         """The ended ones that are still remembered, too."""
         with self._database.transaction() as connection:
             return [self._living.get(one.id, one) for one in ask.all_sessions(connection)]
+
+    def lost(self) -> list[Session]:
+        with self._database.transaction() as connection:
+            return ask.lost_sessions(connection)
 
     def get(self, identity: str) -> Session:
         """By its whole id; raises Unknown."""
@@ -102,13 +117,22 @@ class Reconciler:
 
     def add(self, session: Session) -> Session:
         """Write down a new session and have it started; raises Refused when its name is taken."""
-        if session.name and any(one.name == session.name for one in self._living.values()):
-            raise Refused(f"There is a session named {session.name} already.", "Choose another name.")
+        self._require_free(session.name)
         started, tells = decide(session, SessionWanted(), self._clock(), self._limits)
         with self._database.transaction(lasting=True) as connection:
             ask.save_session(connection, None, started)
         self._settle(started, tells)
         return started
+
+    def add_asleep(self, sessions: list[Session]) -> None:
+        """Write down forks, all or none; each sleeps until it is wanted. Raises Refused when a name is taken."""
+        for session in sessions:
+            self._require_free(session.name)
+        with self._database.transaction(lasting=True) as connection:
+            for session in sessions:
+                ask.save_session(connection, None, session)
+        for session in sessions:
+            self._settle(session, [])
 
     def apply(self, identity: str, event: Event, durable: bool = True) -> Session:
         """One step of the law. Raises what the law raises, and then nothing has changed.
@@ -120,9 +144,7 @@ class Reconciler:
         if after == before and not tells:
             return after
         if durable or tells:
-            written = self._unsaved.pop(identity, before)
-            with self._database.transaction(lasting=after.issued != written.issued) as connection:
-                ask.save_session(connection, written, after)
+            self._write(before, after, event)
         else:
             self._unsaved.setdefault(identity, before)
         self._settle(after, tells)
@@ -165,6 +187,27 @@ class Reconciler:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _write(self, before: Session, after: Session, event: Event) -> None:
+        """A checkpoint is listed in the same step in which the law learns of it."""
+        written = self._unsaved.get(before.id, before)
+        lasting = after.issued != written.issued or after.checkpoints != written.checkpoints
+        with self._database.transaction(lasting=lasting) as connection:
+            ask.save_session(connection, written, after)
+            if after.checkpoints != before.checkpoints:
+                self._list_checkpoints(connection, before, after, event)
+        self._unsaved.pop(before.id, None)
+
+    def _list_checkpoints(self, connection: Connection, before: Session, after: Session, event: Event) -> None:
+        node = self._roster.get(after.save.node) if after.save else None
+        if node and (new := kept.saved(before, after, node.view.capabilities, self._vaults.here())):
+            ask.add_checkpoint(connection, new)
+        for identity, problem in kept.spoilt(before, after, event).items():
+            ask.mark_checkpoint(connection, identity, problem)
+
+    def _require_free(self, name: str) -> None:
+        if name and any(one.name == name for one in self._living.values()):
+            raise Refused(f"There is a session named {name} already.", "Choose another name.")
+
     def _find(self, identity: str) -> Session | None:
         if identity in self._living:
             return self._living[identity]
@@ -200,7 +243,28 @@ class Reconciler:
 
     def _tell(self, tells: Iterable[Tell]) -> None:
         for tell in tells:
-            wanted = tell.instruction
-            instruction = places.depart(self._roster, wanted, self._clock()) if isinstance(wanted, DepartTo) else wanted
-            reached = self._roster.tell(tell.node, instruction)
-            log.info("%s: %s %s%s", tell.node, instruction.do, instruction.session, "" if reached else " (away)")
+            if instruction := self._complete(tell.instruction):
+                reached = self._roster.tell(tell.node, instruction)
+                log.info("%s: %s %s%s", tell.node, instruction.do, instruction.session, "" if reached else " (away)")
+
+    def _complete(self, wanted: Instruction | DepartTo | SaveTo | WakeFrom) -> Instruction | None:
+        """With what only the controller can give. None where the store of a checkpoint is not known any more: the law
+        waits for an answer in vain, and says so."""
+        if isinstance(wanted, DepartTo):
+            return places.depart(self._roster, wanted, self._clock())
+        try:
+            if isinstance(wanted, SaveTo):
+                return places.save(wanted, self._vaults.pass_for(self.get(wanted.session).owner))
+            if isinstance(wanted, WakeFrom):
+                return places.wake(wanted, self._pass_of(wanted))
+        except StoreFailed as unknown:
+            log.error("session %s: %s", wanted.session, unknown.message)
+            return None
+        return wanted
+
+    def _pass_of(self, wanted: WakeFrom) -> StorePass:
+        """A fork wakes from what another session was saved as."""
+        with self._database.transaction() as connection:
+            found = ask.checkpoint(connection, wanted.checkpoint)
+        owner = found.owner if found else self.get(wanted.session).owner
+        return self._vaults.pass_for(owner, found.store if found else None)

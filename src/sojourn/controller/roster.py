@@ -85,7 +85,7 @@ class Roster:
                     f"This token belongs to node {credential.name}, not to {hello.name}.",
                     "Give each node a folder of its own.",
                 )
-            token, node = secret, replace(credential, view=_view(hello, credential.view.id, now))
+            token, node = secret, replace(credential, view=_view(hello, credential.view.id, now, credential.view))
         else:
             token, node = mint("node"), self._joining(hello, now)
             node = replace(node, token_hash=fingerprint(token))
@@ -116,6 +116,15 @@ class Roster:
         node = self._nodes[name]
         self._nodes[name] = replace(node, view=node.view.model_copy(update={"load": load, "seen_at": now}))
 
+    def drain(self, name: str, reason: str) -> NodeView:
+        """Bring nothing there any more, until `reason` is empty; kept over restarts of both. Raises Unknown."""
+        node = self.node(name)
+        drained = replace(node, view=node.view.model_copy(update={"draining": reason}))
+        with self._database.transaction(lasting=True) as connection:
+            ask.save_node(connection, drained)
+        self._nodes[name] = drained
+        return self.view(name)
+
     def forget(self, name: str) -> None:
         """Raises Busy while it is online."""
         self.node(name)
@@ -142,7 +151,7 @@ class Roster:
                 f"There is a node named {hello.name} already.",
                 "Give this one another --name, or have the other one forgotten.",
             )
-        return replace(known, view=_view(hello, known.view.id, now))
+        return replace(known, view=_view(hello, known.view.id, now, known.view))
 
 
 def require_understood(hello: Hello) -> None:
@@ -154,7 +163,7 @@ def require_understood(hello: Hello) -> None:
         )
 
 
-def _view(hello: Hello, identity: str, now: float) -> NodeView:
+def _view(hello: Hello, identity: str, now: float, before: NodeView | None = None) -> NodeView:
     return NodeView(
         id=identity,
         name=hello.name,
@@ -163,6 +172,7 @@ def _view(hello: Hello, identity: str, now: float) -> NodeView:
         capacity=hello.capacity,
         capabilities=hello.capabilities,
         load=Load(),
+        draining=before.draining if before else "",
         address=hello.address,
         seen_at=now,
     )

@@ -12,21 +12,35 @@ from starlette.websockets import WebSocketDisconnect
 
 from sojourn import __version__
 from sojourn.client.words import (
+    Activity,
+    CheckpointRequest,
+    Collected,
+    Drained,
+    DrainRequest,
+    ForkRequest,
+    GcRequest,
     LogText,
     Moved,
     MoveRequest,
+    Policies,
+    RestoreRequest,
+    ResumeRequest,
     StartRequest,
+    SuspendRequest,
     TokenRequest,
     TokenRow,
     TokenShown,
+    Verified,
+    VerifyRequest,
     Version,
 )
 from sojourn.controller.agents import attend, bearer
 from sojourn.controller.controller import Controller
+from sojourn.controller.policing import decided
 from sojourn.controller.tokens import Person, row
 from sojourn.controller.watching import Watcher
 from sojourn.errors import Invalid, Refused, SojournError, Unauthorized
-from sojourn.model import MoveView, NodeView, SessionView
+from sojourn.model import CheckpointView, MoveView, NodeView, SaveView, SessionSpec, SessionView
 from sojourn.wire import PROTOCOL
 
 router = APIRouter(prefix="/api")
@@ -74,6 +88,31 @@ async def forget_node(node: str, controller: At, person: By) -> None:
     controller.forget_node(node)
 
 
+@router.post("/nodes/{node}/drain", tags=["policies"])
+async def drain(node: str, asked: DrainRequest, controller: At, person: By) -> Drained:
+    """Bring nothing to a node any more, and its sessions away: to other nodes where there is room, else into the store.
+    The answer says what is done with each, or with `dry_run` would be."""
+    person.require_admin("drain nodes")
+    decisions = controller.policing.drain(
+        node, by=person.name, deadline_s=asked.deadline_s, dry_run=asked.dry_run, reason=asked.reason
+    )
+    return Drained(decisions=tuple(map(decided, decisions)))
+
+
+@router.delete("/nodes/{node}/drain", tags=["policies"])
+async def undrain(node: str, controller: At, person: By) -> None:
+    """Open a node again. What has left it does not come back by itself."""
+    person.require_admin("drain nodes")
+    controller.policing.undrain(node)
+
+
+@router.get("/policies", tags=["policies"])
+async def policies(controller: At, person: By) -> Policies:
+    """The rules in force, what each would do now, and what was done lately."""
+    person.require_admin("see what policies do with everybody's sessions")
+    return controller.policing.state()
+
+
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -107,6 +146,8 @@ async def log(session: str, controller: At, person: By) -> LogText:
     found = controller.find(session, person)
     if found.ended:
         raise Refused(f"Session {session} has ended ({found.status}), and its log with it.", found.reason)
+    if found.asleep:
+        raise Refused(f"Session {session} is {found.status}, and its log with it.", "`sojourn resume` wakes it.")
     return LogText(text=await controller.questions.log(found.node, found.id))
 
 
@@ -120,6 +161,98 @@ async def move(session: str, asked: MoveRequest, controller: At, person: By) -> 
     session had to stay where it was, the answer is the error `move_failed`.
     """
     return await controller.moves.move(controller.find(session, person), asked)
+
+
+@router.get("/sessions/{session}/spec", tags=["sessions"])
+async def spec(session: str, controller: At, person: By) -> SessionSpec:
+    """What a session was started as, its private files too: for the front that is to host its kernel."""
+    return controller.find(session, person).spec
+
+
+# ── sleep ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.post("/sessions/{session}/suspend", tags=["sleep"])
+async def suspend(session: str, asked: SuspendRequest, controller: At, person: By) -> SessionView:
+    """Save a running session's state and remove it from its node; its clients stay attached.
+
+    Refused in the middle of a cell, unless by `force`: that cell then goes on at the wake. `wait` says when to answer:
+    when the wish is *accepted*, or when it is *done*. If the session had to stay awake, the answer is the error
+    `save_failed`.
+    """
+    return (await controller.sleep.suspend(controller.find(session, person), asked)).view()
+
+
+@router.post("/sessions/{session}/resume", tags=["sleep"])
+async def resume(session: str, asked: ResumeRequest, controller: At, person: By) -> SessionView:
+    """Wake a session from the state it sleeps in, at a place (`to`) or where it was. One that is awake stays so; asked
+    twice, it is woken once. If it sleeps on, the answer is the error `wake_failed`."""
+    return (await controller.sleep.resume(controller.find(session, person), asked)).view()
+
+
+@router.post("/sessions/{session}/checkpoint", tags=["sleep"])
+async def checkpoint(session: str, asked: CheckpointRequest, controller: At, person: By) -> CheckpointView | SaveView:
+    """Save a running session's state; it stands still for a moment, then goes on. It is kept until it is deleted. The
+    answer is the checkpoint if it is waited for, else the save that has begun."""
+    after = await controller.sleep.checkpoint(controller.find(session, person), asked)
+    assert after.save
+    found = controller.checkpoints.get(after.save.id)
+    return found.view() if found else after.save.view(after.id)
+
+
+@router.post("/sessions/{session}/fork", tags=["sleep"])
+async def fork(session: str, asked: ForkRequest, controller: At, person: By) -> list[SessionView]:
+    """Begin new sessions (`count`) in the state of this one, or of a checkpoint of its. Each has files, addresses and
+    clients of its own; what was in memory, random state and tokens too, is the same in all."""
+    forks = await controller.sleep.fork(controller.find(session, person), asked)
+    return [one.view() for one in forks]
+
+
+@router.post("/sessions/{session}/restore", tags=["sleep"])
+async def restore(session: str, asked: RestoreRequest, controller: At, person: By) -> SessionView:
+    """Take a session back to a checkpoint of its. What it did since is given up: the life it leads now is ended first,
+    its clients' streams are reset, and requests without an answer yet get an error."""
+    return (await controller.sleep.restore(controller.find(session, person), asked)).view()
+
+
+@router.post("/sessions/{session}/activity", tags=["sleep"])
+async def activity(session: str, said: Activity, controller: At, person: By) -> None:
+    """For fronts: whether the kernel executes, and when a person last did something. Policies go by it."""
+    controller.activities.heard(controller.find(session, person).id, said)
+
+
+@router.get("/checkpoints", tags=["checkpoints"])
+async def checkpoints(controller: At, person: By, session: str | None = None) -> list[CheckpointView]:
+    """Your checkpoints, the newest first; with `session`, those that it can be taken back to."""
+    if session is not None:
+        return [one.view() for one in controller.checkpoints.of_session(controller.find(session, person))]
+    return [one.view() for one in controller.checkpoints.of(person)]
+
+
+@router.get("/checkpoints/{checkpoint}", tags=["checkpoints"])
+async def one_checkpoint(checkpoint: str, controller: At, person: By) -> CheckpointView:
+    """One checkpoint, by its id, a unique beginning of the id (four characters or more), or its name."""
+    return controller.checkpoints.find(checkpoint, person).view()
+
+
+@router.delete("/checkpoints/{checkpoint}", tags=["checkpoints"])
+async def drop_checkpoint(checkpoint: str, controller: At, person: By) -> None:
+    """Delete a checkpoint; `busy` while a session sleeps in it. What no other uses of it goes with the next `gc`."""
+    await controller.checkpoints.drop(controller.checkpoints.find(checkpoint, person))
+
+
+@router.post("/checkpoints/{checkpoint}/verify", tags=["checkpoints"])
+async def verify(checkpoint: str, asked: VerifyRequest, controller: At, person: By) -> Verified:
+    """Look for every chunk of a checkpoint; `deep` reads each and checks its seal. What is wrong is remembered, and no
+    session wakes from it any more."""
+    return await controller.checkpoints.verify(controller.checkpoints.find(checkpoint, person), asked.deep)
+
+
+@router.post("/gc", tags=["checkpoints"])
+async def gc(asked: GcRequest, controller: At, person: By) -> Collected:
+    """Remove from the store what no checkpoint uses; done every hour by itself. Safe while checkpoints are written."""
+    person.require_admin("clean the store")
+    return await controller.checkpoints.gc(asked.dry_run)
 
 
 # ── moves ────────────────────────────────────────────────────────────────────────────────────────────────────

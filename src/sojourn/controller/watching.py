@@ -70,4 +70,6 @@ class Watchers:
             place=place(self._roster, session.id, law_place(session), anchor, now),
             next_place=place(self._roster, session.id, law_next_place(session), anchor, now),
             move=session.move.view(session.id) if session.move else None,
+            save=session.save.view(session.id) if session.save else None,
+            wake=session.wake.view(session.id) if session.wake else None,
         )

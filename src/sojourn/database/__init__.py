@@ -1,6 +1,6 @@
 """What the controller remembers: tables, every question to them, and the migrations that make them."""
 
 from sojourn.database.database import Database, sqlite_url
-from sojourn.database.records import Node, Token, Verb
+from sojourn.database.records import Checkpoint, Node, Token, Verb
 
-__all__ = ["Database", "Node", "Token", "Verb", "sqlite_url"]
+__all__ = ["Checkpoint", "Database", "Node", "Token", "Verb", "sqlite_url"]

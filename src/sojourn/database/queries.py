@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -10,13 +11,14 @@ from sqlalchemy import Connection, Row, Table, and_, delete, insert, select, upd
 from sqlalchemy.exc import IntegrityError
 
 from sojourn.database import tables
-from sojourn.database.records import Node, Token, Verb
+from sojourn.database.records import Checkpoint, Node, Token, Verb
 from sojourn.errors import Unauthorized
 from sojourn.lifecycle import ENDED, Move, Session
 from sojourn.model import NodeStatus, NodeView, SessionStatus
 
 _SESSION: TypeAdapter[Session] = TypeAdapter(Session)
 _MOVE: TypeAdapter[Move] = TypeAdapter(Move)
+_CHECKPOINT: TypeAdapter[Checkpoint] = TypeAdapter(Checkpoint)
 
 # ── sessions and moves ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -36,6 +38,10 @@ def living_sessions(connection: Connection) -> list[Session]:
     """Those that have not ended."""
     ended = [status.value for status in ENDED]
     return _sessions(connection, tables.sessions.c.status.not_in(ended))
+
+
+def lost_sessions(connection: Connection) -> list[Session]:
+    return _sessions(connection, tables.sessions.c.status == SessionStatus.LOST.value)
 
 
 def all_sessions(connection: Connection) -> list[Session]:
@@ -59,8 +65,13 @@ def move(connection: Connection, identity: str) -> tuple[str, Move] | None:
 
 
 def prune(connection: Connection, before: float) -> None:
-    """Forget what ended before that time. Lost sessions stay: their node may still come back with them."""
-    over = and_(tables.sessions.c.ended_at < before, tables.sessions.c.status != SessionStatus.LOST.value)
+    """Forget what ended before that time. Lost sessions stay: their node may still come back with them; and those of
+    which checkpoints are kept, so that they can still be branched from."""
+    over = and_(
+        tables.sessions.c.ended_at < before,
+        tables.sessions.c.status != SessionStatus.LOST.value,
+        tables.sessions.c.id.not_in(select(tables.checkpoints.c.session)),
+    )
     forgotten = select(tables.sessions.c.id).where(over)
     for table in (tables.moves, tables.verbs):
         connection.execute(delete(table).where(table.c.session.in_(forgotten)))
@@ -70,6 +81,54 @@ def prune(connection: Connection, before: float) -> None:
     connection.execute(delete(tables.moves).where(old))
     connection.execute(delete(tables.verbs).where(tables.verbs.c.asked_at < before, tables.verbs.c.ok.is_not(None)))
     connection.execute(delete(tables.tokens).where(tables.tokens.c.expires_at < before))
+
+
+# ── checkpoints, and what opens them ─────────────────────────────────────────────────────────────────────────
+
+
+def add_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
+    connection.execute(insert(tables.checkpoints).values(**_CHECKPOINT.dump_python(checkpoint, mode="json")))
+
+
+def checkpoints(connection: Connection) -> list[Checkpoint]:
+    """The newest first."""
+    rows = connection.execute(select(tables.checkpoints).order_by(tables.checkpoints.c.created_at.desc()))
+    return [_CHECKPOINT.validate_python(dict(row._mapping)) for row in rows]
+
+
+def checkpoint(connection: Connection, identity: str) -> Checkpoint | None:
+    row = connection.execute(select(tables.checkpoints).where(tables.checkpoints.c.id == identity)).first()
+    return _CHECKPOINT.validate_python(dict(row._mapping)) if row else None
+
+
+def mark_checkpoint(connection: Connection, identity: str, problem: str) -> None:
+    """Empty: it is whole after all."""
+    connection.execute(update(tables.checkpoints).where(tables.checkpoints.c.id == identity).values(problem=problem))
+
+
+def drop_checkpoints(connection: Connection, identities: Collection[str]) -> None:
+    connection.execute(delete(tables.checkpoints).where(tables.checkpoints.c.id.in_(identities)))
+
+
+def owner_keys(connection: Connection) -> dict[str, str]:
+    """Owner -> key, in hexadecimal."""
+    return {row.owner: row.key for row in connection.execute(select(tables.owners))}
+
+
+def add_owner(connection: Connection, owner: str, key: str) -> None:
+    connection.execute(insert(tables.owners).values(owner=owner, key=key))
+
+
+def stores(connection: Connection) -> dict[str, str]:
+    """Identity -> where it was found last."""
+    return {row.identity: row.url for row in connection.execute(select(tables.stores))}
+
+
+def save_store(connection: Connection, identity: str, url: str) -> None:
+    """An address leads to one store: whatever was found there before is forgotten."""
+    others = and_(tables.stores.c.url == url, tables.stores.c.identity != identity)
+    connection.execute(delete(tables.stores).where(others))
+    _replace(connection, tables.stores, {"identity": identity, "url": url}, "identity")
 
 
 # ── nodes ────────────────────────────────────────────────────────────────────────────────────────────────────

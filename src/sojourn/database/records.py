@@ -1,11 +1,11 @@
-"""What stands in the database beside sessions and moves, which are the law's own (`lifecycle`)."""
+"""What stands in the database beside sessions and what they are doing, which is the law's own (`lifecycle`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sojourn.model import NodeView
+from sojourn.model import Capabilities, CheckpointKind, CheckpointView, NodeView, SaveReport, SessionSpec
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,29 @@ class Verb:
     asked_at: float
     ok: bool | None = None
     body: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, and what must be known of it to wake from it, though its session and node are gone."""
+
+    id: str
+    session: str
+    session_name: str
+    owner: str
+    kind: CheckpointKind
+    name: str
+    node: str
+    created_at: float
+    report: SaveReport
+    spec: SessionSpec
+    facts: Capabilities
+    """What the node was that it was taken on: where it wakes must do as well."""
+    store: str
+    """The identity of the store it lies in."""
+    incarnation: int
+    epoch: int
+    problem: str = ""
+
+    def view(self) -> CheckpointView:
+        return CheckpointView(**{name: getattr(self, name) for name in CheckpointView.model_fields})

@@ -28,6 +28,12 @@ sessions = Table(
     Column("away", JSON, nullable=False),
     Column("stopping", JSON, nullable=False),
     Column("move", String(32)),
+    Column("save", JSON),
+    Column("wake", JSON),
+    Column("checkpoint", String(32)),
+    Column("exact", Boolean, nullable=False),
+    Column("checkpoints", JSON, nullable=False),
+    Column("origin", String(32)),
     Column("ended_at", Float),
     Index("sessions_by_end", "ended_at"),
 )
@@ -92,4 +98,39 @@ verbs = Table(
     Column("asked_at", Float, nullable=False),
     Column("ok", Boolean),
     Column("body", JSON),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("session", String(32), nullable=False),
+    Column("session_name", String(255), nullable=False),
+    Column("owner", String(255), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("node", String(255), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("store", String(64), nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("problem", Text, nullable=False),
+    Index("checkpoints_by_session", "session"),
+)
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("key", String(64), nullable=False),
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("identity", String(64), primary_key=True),
+    Column("url", Text, nullable=False),
 )

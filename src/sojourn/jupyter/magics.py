@@ -16,7 +16,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,21 +54,51 @@ class Table:
 
 
 def sojourn(line: str) -> Table:
-    """Where this kernel runs, and moving it.
+    """Where this kernel runs, moving it, and letting it sleep, go back or branch.
 
     %sojourn nodes                     the nodes, and what they have
     %sojourn where                     where this kernel is
     %sojourn move PLACE                move it: a node (there), a label (gpu) or needs (mem>=64G cores>=8)
         --strategy auto|lazy|copy      how its memory travels; auto by default
         --dry-run                      say what would happen, and do nothing
+    %sojourn suspend                   let it sleep as soon as this cell has ended; the next cell wakes it
+    %sojourn checkpoint [NAME]         save its state; it goes on
+    %sojourn checkpoints               what it can be taken back to
+    %sojourn restore CHECKPOINT        take it back there: a name or an id; this cell then never ends
+    %sojourn fork [NAME]               begin another session in this state
+        --count K                      or several
+        --node PLACE                   there
     """
     chosen = parse(line)
-    if chosen.verb == "nodes":
-        return show_nodes(ask("nodes"))
-    if chosen.verb == "where":
-        return show_place(ask("where"))
+    return _VERBS[chosen.verb](chosen)
+
+
+def _move(chosen: argparse.Namespace) -> Table:
     place = " ".join(chosen.place)
     return show_move(ask("move", to=place, strategy=chosen.strategy, dry_run=chosen.dry_run))
+
+
+def _restore(chosen: argparse.Namespace) -> Table:
+    """Said before: if it can be done, nobody is left who could hear the answer."""
+    print(f"Going back to {chosen.checkpoint}: what this kernel did since is given up, and this cell gets no answer.")
+    sys.stdout.flush()
+    return show_place(ask("restore", checkpoint=chosen.checkpoint))
+
+
+def _fork(chosen: argparse.Namespace) -> Table:
+    return show_fork(ask("fork", name=chosen.name, count=chosen.count, to=chosen.node))
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace], Table]] = {
+    "nodes": lambda _: show_nodes(ask("nodes")),
+    "where": lambda _: show_place(ask("where")),
+    "move": _move,
+    "suspend": lambda _: show_suspend(ask("suspend")),
+    "checkpoint": lambda chosen: show_checkpoint(ask("checkpoint", name=chosen.name)),
+    "checkpoints": lambda _: show_checkpoints(ask("checkpoints")),
+    "restore": _restore,
+    "fork": _fork,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,19 +107,25 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(line: str) -> argparse.Namespace:
-    """`verb`, and for `move` also `place`, `strategy`, `dry_run`; raises UsageError with the usage."""
+    """`verb`, and what belongs to it (`place`, `strategy`, `dry_run`; `name`; …); raises UsageError with the usage."""
     parser = _Parser(prog="%sojourn", add_help=False)
     verbs = parser.add_subparsers(dest="verb", parser_class=_Parser, required=True)
-    verbs.add_parser("nodes", add_help=False)
-    verbs.add_parser("where", add_help=False)
+    for bare in ("nodes", "where", "suspend", "checkpoints"):
+        verbs.add_parser(bare, add_help=False)
     move = verbs.add_parser("move", add_help=False)
     move.add_argument("place", nargs="+")
     move.add_argument("--strategy", choices=("auto", "lazy", "copy"), default="auto")
     move.add_argument("--dry-run", action="store_true")
+    verbs.add_parser("checkpoint", add_help=False).add_argument("name", nargs="?", default="")
+    verbs.add_parser("restore", add_help=False).add_argument("checkpoint")
+    fork = verbs.add_parser("fork", add_help=False)
+    fork.add_argument("name", nargs="?", default="")
+    fork.add_argument("--count", type=int, default=1)
+    fork.add_argument("--node", default=None)
     return parser.parse_args(shlex.split(line))
 
 
-def ask(name: str, **arguments: Any) -> dict[str, Any]:
+def ask(verb: str, /, **arguments: Any) -> dict[str, Any]:
     """The body of the rider's answer to a verb. Waits as long as it takes; an interrupt ends the wait.
 
     Raises UsageError, which IPython shows without a traceback, when the verb is refused or nobody can be asked.
@@ -97,7 +134,7 @@ def ask(name: str, **arguments: Any) -> dict[str, Any]:
     if not path:
         raise UsageError('This kernel does not run in a Sojourn session.\nChoose the kernel "Python 3 (Sojourn)".')
     with _connect(path) as line:
-        line.sendall(json.dumps({"name": name, "arguments": arguments}).encode() + b"\n")
+        line.sendall(json.dumps({"name": verb, "arguments": arguments}).encode() + b"\n")
         with line.makefile("rb") as answers:
             text = answers.readline()
     if not text:
@@ -155,6 +192,51 @@ def show_move(body: dict[str, Any]) -> Table:
     return Table(f"{name}: {foretell(plan)}", (), ())
 
 
+def show_suspend(body: dict[str, Any]) -> Table:
+    """`body`: {"session": SessionView}."""
+    return Table(f"{called(body['session'])} goes to sleep when this cell has ended; any cell wakes it.", (), ())
+
+
+def show_checkpoint(body: dict[str, Any]) -> Table:
+    """`body`: {"session": SessionView, "checkpoint": CheckpointView, "back": whether this life began there}."""
+    checkpoint, report = body["checkpoint"], body["checkpoint"]["report"]
+    name = checkpoint["name"] or checkpoint["id"][:8]
+    if body["back"]:
+        return Table(f"{called(body['session'])} is at checkpoint {name} again.", (), ())
+    size = amount(report["memory_bytes"] + report["layer_bytes"])
+    return Table(f"Checkpoint {name}: frozen for {report['frozen_s']:.2f} s, {size} saved.", (), ())
+
+
+def show_checkpoints(body: dict[str, Any]) -> Table:
+    """`body`: {"checkpoints": [CheckpointView]}, the newest first."""
+    rows = [
+        (
+            one["id"][:8],
+            one["name"],
+            one["kind"],
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["created_at"])),
+            amount(one["report"]["memory_bytes"]),
+            "damaged" if one["problem"] else "whole",
+        )
+        for one in body["checkpoints"]
+    ]
+    title = "" if rows else "No checkpoints yet. `%sojourn checkpoint NAME` makes one."
+    return Table(title, ("checkpoint", "name", "kind", "taken", "memory", "state"), rows)
+
+
+def show_fork(body: dict[str, Any]) -> Table:
+    """`body`: {"session": SessionView, "forks": [SessionView], "back": whether this is a branch itself}."""
+    if body["back"]:
+        return Table(f"This is {called(body['session'])}, which began here.", (), ())
+    rows = [(called(one), one["node"], f"sojourn attach {called(one)}") for one in body["forks"]]
+    return Table(f"{len(rows)} forked from {called(body['session'])}.", ("session", "node", "to open it"), rows)
+
+
+def called(session: dict[str, Any]) -> str:
+    name: str = session["name"] or session["id"][:8]
+    return name
+
+
 def foretell(plan: dict[str, Any]) -> str:
     """A MovePlan as a sentence or two."""
     if not plan["fits"]:
@@ -169,6 +251,10 @@ def foretell(plan: dict[str, Any]) -> str:
 
 def gigabytes(count: float) -> str:
     return f"{count / 2**30:.1f} GB"
+
+
+def amount(count: float) -> str:
+    return gigabytes(count) if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
 
 # ── in IPython ───────────────────────────────────────────────────────────────────────────────────────────────
