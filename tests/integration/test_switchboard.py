@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from queue import Empty
@@ -18,127 +14,13 @@ from typing import Any
 import pytest
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
+from switchboard_bench import Bench, bench_at, eventually, finish, printed, reply_to, run, wait_for_input
 
-from sojourn.client import Watched
 from sojourn.errors import MoveFailed, SojournError
-from sojourn.front.connection import Connection, inner_connection
-from sojourn.front.ledger import Ledger
-from sojourn.front.switchboard import Line, Switchboard
-from sojourn.model import MovePhase, MoveView, SessionStatus, SessionView
+from sojourn.model import MovePhase, SessionStatus
 from sojourn.transport.socket_pipe import TRUNCATED
 
 pytestmark = pytest.mark.integration
-
-
-class DirectEnd:
-    """Stands where the anchor stands: ports of this machine, signals to a process of this machine."""
-
-    def __init__(self, program: subprocess.Popen[bytes], on_state: Callable[[str, str], None]) -> None:
-        self.state = "connected"
-        self.on_state = on_state
-        self.said: list[dict[str, Any]] = []
-        self.on_cut: Callable[[str, str], None] = lambda endpoint, reason: None
-        self._program = program
-
-    def place(self, place: object) -> None: ...
-    def expect(self, place: object) -> None: ...
-    def close(self) -> None: ...
-
-    def listen(self, target: str) -> str:
-        return f"tcp://{target.removeprefix('tcp:')}"
-
-    def control(self, message: dict[str, Any]) -> None:
-        self.said.append(message)
-        if message["do"] == "signal":
-            os.killpg(self._program.pid, message["signum"])
-
-
-class Errands:
-    """Moves are answered as the test says, at once or when it says so."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.cancelled = 0
-        self.answer: Callable[[str], None] = lambda place: None
-
-    def move(self, session: str, place: str) -> None:
-        self.asked.append(place)
-        self.answer(place)
-
-    def cancel_move(self, session: str) -> None:
-        self.cancelled += 1
-
-
-class Bench:
-    """One kernel, its switchboard, and clients."""
-
-    def __init__(self, folder: Path, encrypted: bool = False, transport: str = "tcp") -> None:
-        self.outer = _outer(encrypted, transport, folder)
-        inner = inner_connection(self.outer)
-        file = folder / "inner.json"
-        file.write_text(json.dumps(inner.for_file()))
-        self.program = subprocess.Popen(
-            [sys.executable, "-m", "ipykernel_launcher", "-f", str(file), "--HistoryManager.hist_file=:memory:"],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-        )
-        self.errands = Errands()
-        self.zone: zmq.Context[Any] = zmq.Context()
-        line = Line("s1", self.outer, inner, "python", "front-1")
-        self.switchboard = Switchboard(line, self.zone, self._anchor, self.errands, Ledger(folder / "owed"))
-        self.switchboard.start()
-        self.clients: list[BlockingKernelClient] = []
-
-    def _anchor(self, loop: object, on_control: object, on_state: Callable[[str, str], None]) -> DirectEnd:
-        self.end = DirectEnd(self.program, on_state)
-        return self.end
-
-    def client(self) -> BlockingKernelClient:
-        made = BlockingKernelClient()
-        made.load_connection_info({**self.outer.for_file(), "key": self.outer.key.encode()})
-        made.start_channels()
-        self.clients.append(made)
-        made.wait_for_ready(timeout=20)
-        return made
-
-    def news(self, status: SessionStatus = SessionStatus.RUNNING, phase: MovePhase | None = None) -> None:
-        view = SessionView(
-            id="s1", name="", owner="", status=status, node="here", incarnation=1, epoch=1, created_at=0.0
-        )
-        move = phase and MoveView(
-            id="m", session="s1", source="here", target="there", strategy="lazy", phase=phase, started_at=0.0
-        )
-        self.switchboard.watched(Watched(session=view, place=None, next_place=None, move=move))
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.stop_channels()
-        self.switchboard.close()
-        self.program.kill()
-        self.program.wait()
-        self.zone.term()
-
-
-def _outer(encrypted: bool, transport: str, folder: Path) -> Connection:
-    plain = inner_connection(
-        Connection(key="secret", shell_port=0, iopub_port=0, stdin_port=0, control_port=0, hb_port=0)
-    )
-    body = plain.for_file()
-    if transport == "ipc":
-        body |= {"transport": "ipc", "ip": str(folder / "k")}
-    if encrypted:
-        public, secret = zmq.curve_keypair()
-        body |= {"curve_publickey": public.decode(), "curve_secretkey": secret.decode()}
-    return Connection(**body)
-
-
-@contextmanager
-def bench_at(folder: Path, **how: Any) -> Iterator[Bench]:
-    bench = Bench(folder, **how)
-    try:
-        yield bench
-    finally:
-        bench.close()
 
 
 @pytest.fixture(scope="module")
@@ -157,38 +39,14 @@ def bench(shared: Bench) -> Iterator[Bench]:
     shared.news()
 
 
-def run(client: BlockingKernelClient, code: str, **how: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The content of the reply, and what iopub said until idle."""
-    return finish(client, client.execute(code, **how))
-
-
-def finish(client: BlockingKernelClient, asked: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    reply = reply_to(client, asked)
-    heard = []
-    while True:
-        message = client.get_iopub_msg(timeout=10)
-        if message["parent_header"].get("msg_id") != asked:
-            continue
-        heard.append(message)
-        if message["content"].get("execution_state") == "idle":
-            return reply["content"], heard
-
-
-def reply_to(client: BlockingKernelClient, asked: str) -> dict[str, Any]:
-    while True:
-        message = client.get_shell_msg(timeout=10)
-        if message["parent_header"].get("msg_id") == asked:
-            return dict(message)
-
-
-def printed(heard: list[dict[str, Any]]) -> str:
-    return "".join(message["content"]["text"] for message in heard if message["msg_type"] == "stream")
-
-
 # ── passing through ──
 
 
-@pytest.mark.parametrize("how", [{}, {"encrypted": True}, {"transport": "ipc"}], ids=["plain", "curve", "ipc"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"encrypted": True}, {"transport": "ipc"}, {"inner_key": "another"}],
+    ids=["plain", "curve", "ipc", "a forked kernel"],
+)
 def test_a_client_sees_a_kernel_like_any_other(tmp_path: Path, how: dict[str, Any]) -> None:
     with bench_at(tmp_path, **how) as bench:
         client = bench.client()
@@ -196,6 +54,12 @@ def test_a_client_sees_a_kernel_like_any_other(tmp_path: Path, how: dict[str, An
         assert reply["status"] == "ok"
         assert printed(heard) == "hello\n"
         assert client.hb_channel.is_beating()
+        asked = client.execute("answer = input('name? ')", allow_stdin=True)
+        assert client.get_stdin_msg(timeout=10)["content"]["prompt"] == "name? "
+        client.input("you")
+        assert finish(client, asked)[0]["status"] == "ok"
+        client.control_channel.send(client.session.msg("kernel_info_request", {}))
+        assert client.get_control_msg(timeout=10)["content"]["status"] == "ok"
 
 
 def test_every_subscription_is_welcomed(bench: Bench) -> None:
@@ -216,9 +80,9 @@ def test_attached_clients_are_counted(bench: Bench) -> None:
         return sum(client.channels_running for client in bench.clients)
 
     client = bench.client()
-    _eventually(lambda: bench.switchboard.attached == open_clients())
+    eventually(lambda: bench.switchboard.attached == open_clients())
     client.stop_channels()
-    _eventually(lambda: bench.switchboard.attached == open_clients())
+    eventually(lambda: bench.switchboard.attached == open_clients())
 
 
 def test_the_heart_stops_with_the_program(bench: Bench) -> None:
@@ -235,11 +99,11 @@ def test_the_heart_stops_with_the_program(bench: Bench) -> None:
         assert beats()
         bench.switchboard.exit_code = 1
         bench.news()
-        _eventually(lambda: not beats())
+        eventually(lambda: not beats())
     finally:
         bench.switchboard.exit_code = None
         bench.news()
-        _eventually(beats)
+        eventually(beats)
         socket.close()
 
 
@@ -275,7 +139,7 @@ def test_a_message_with_another_key_is_not_heard(bench: Bench) -> None:
 def test_a_signal_interrupts(bench: Bench) -> None:
     client = bench.client()
     asked = client.execute("import time; time.sleep(30)")
-    _wait_for_input(client, asked)
+    wait_for_input(client, asked)
     time.sleep(0.2)
     bench.switchboard.signal(signal.SIGINT)
     assert finish(client, asked)[0]["ename"] == "KeyboardInterrupt"
@@ -362,7 +226,7 @@ def test_an_interrupt_cancels_a_held_cell_and_its_move(bench: Bench) -> None:
     bench.errands.answer = lambda place: None
     client = bench.client()
     asked = client.execute("%%on there\n1")
-    _eventually(lambda: bench.errands.asked == ["there"])
+    eventually(lambda: bench.errands.asked == ["there"])
     message = client.session.msg("interrupt_request", {})
     client.control_channel.send(message)
     assert finish(client, asked)[0]["ename"] == "KeyboardInterrupt"
@@ -394,7 +258,7 @@ def test_completions_get_an_empty_answer_from_a_frozen_kernel(bench: Bench) -> N
 def test_a_reset_answers_what_was_pending_once(bench: Bench) -> None:
     client = bench.client()
     asked = client.execute("import time; time.sleep(0.5); print('late')")
-    _wait_for_input(client, asked)
+    wait_for_input(client, asked)
     bench.switchboard._loop.soon(lambda: bench.end.on_state("reset", "node there was lost"))
     reply = reply_to(client, asked)["content"]
     assert reply["ename"] == "MoveFailed"
@@ -406,7 +270,7 @@ def test_a_reset_answers_what_was_pending_once(bench: Bench) -> None:
 def test_truncated_output_is_said_in_the_cell_that_printed_it(bench: Bench) -> None:
     client = bench.client()
     asked = client.execute("import time; time.sleep(0.5)")
-    _wait_for_input(client, asked)
+    wait_for_input(client, asked)
     for channel, reason in (("shell", TRUNCATED), ("iopub", "connection refused"), ("iopub", TRUNCATED)):
         endpoint = bench.switchboard._endpoints[channel]  # type: ignore[index]
         bench.switchboard._loop.soon(partial(bench.end.on_cut, endpoint, reason))
@@ -414,17 +278,3 @@ def test_truncated_output_is_said_in_the_cell_that_printed_it(bench: Bench) -> N
     notices = [message["content"] for message in heard if message["msg_type"] == "stream"]
     assert [notice["name"] for notice in notices] == ["stderr"]
     assert "output truncated here" in notices[0]["text"]
-
-
-def _wait_for_input(client: BlockingKernelClient, asked: str) -> None:
-    while True:
-        message = client.get_iopub_msg(timeout=10)
-        if message["msg_type"] == "execute_input" and message["parent_header"]["msg_id"] == asked:
-            return
-
-
-def _eventually(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)

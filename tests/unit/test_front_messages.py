@@ -8,7 +8,7 @@ import pytest
 from jupyter_client.session import Session
 
 from sojourn.directive import Directive
-from sojourn.front.messages import Message, Signer, Voice, empty_answer, is_welcome, read_request
+from sojourn.front.messages import Message, Signer, Voice, empty_answer, is_welcome, read_control, read_request
 from sojourn.switchboard_law import Kind
 
 KEY = b"secret"
@@ -90,11 +90,40 @@ def test_a_directive_that_means_nothing_is_a_fault(client: Session, signer: Sign
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("complete_request", Kind.QUESTION), ("kernel_info_request", Kind.OTHER), ("comm_msg", Kind.NOTICE)],
+    ("name", "content", "kind"),
+    [
+        ("complete_request", {}, Kind.QUESTION),
+        ("kernel_info_request", {}, Kind.FACT),
+        ("comm_msg", {}, Kind.ACT),
+        ("comm_msg", {"data": {"method": "update", "state": {"value": "request_state"}}}, Kind.ACT),
+        ("comm_msg", {"data": {"method": "request_states"}}, Kind.FORMALITY),
+        ("comm_open", {"target_name": "jupyter.widget"}, Kind.ACT),
+        ("comm_open", {"target_name": "jupyter.widget.control"}, Kind.FORMALITY),
+        ("comm_close", {}, Kind.FORMALITY),
+        ("execute_request", {"code": " ", "silent": True}, Kind.QUESTION),
+        ("execute_request", {"code": "", "silent": True, "user_expressions": {"x": "1"}}, Kind.EXECUTE),
+        ("execute_request", {"code": "", "silent": False}, Kind.EXECUTE),
+        ("of_tomorrow_request", {}, Kind.ACT),
+    ],
 )
-def test_kinds(client: Session, signer: Signer, name: str, kind: Kind) -> None:
-    assert read_request(wire(client, name, {}), "python", signer).kind is kind
+def test_kinds(client: Session, signer: Signer, name: str, content: dict[str, Any], kind: Kind) -> None:
+    assert read_request(wire(client, name, content), "python", signer).kind is kind
+
+
+@pytest.mark.parametrize(("command", "kind"), [("debugInfo", Kind.FACT), ("attach", Kind.ACT)])
+def test_kinds_on_control(client: Session, command: str, kind: Kind) -> None:
+    request = read_control(wire(client, "debug_request", {"command": command, "seq": 1}))
+    assert (request.kind, request.channel) == (kind, "control")
+
+
+def test_a_message_is_signed_anew_for_another_key(client: Session, signer: Signer) -> None:
+    message = wire(client, "execute_request", {"code": "1"})
+    other = Signer(b"another")
+    again = Message.read(other.sign_anew(message.frames))
+    assert again is not None
+    assert (other.accepts(again), signer.accepts(again)) == (True, False)
+    assert again.content == {"code": "1"}
+    assert again.identities == [b"alice"]
 
 
 def test_subshells_are_told_apart(client: Session, signer: Signer) -> None:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sojourn.directive import Directive
-from sojourn.errors import Invalid, MoveFailed
+from sojourn.errors import DoesNotFit, Invalid, MoveFailed, WakeFailed
 from sojourn.switchboard_law import (
+    KINDS,
     Abort,
     AnswerEmpty,
     AnswersLost,
     CancelMove,
+    CellBegan,
     ConfirmInterrupt,
     DebtsFound,
     Deliver,
+    Discard,
     Event,
     Fail,
     Forward,
+    InputCame,
     Instruction,
     InterruptCame,
     Kind,
     Move,
     MoveEnded,
     PassInterrupt,
+    PassShutdown,
     ProgramExited,
+    Recall,
     ReplyCame,
     Request,
     RequestCame,
@@ -34,6 +43,8 @@ from sojourn.switchboard_law import (
     SwitchboardLaw,
     Tell,
     TimePassed,
+    Wake,
+    WakeEnded,
 )
 
 ALICE, BOB = b"alice", b"bob"
@@ -64,6 +75,12 @@ class Story:
     def freezes(self) -> list[str]:
         return self.does(SessionChanged("here", moving=True, frozen=True))
 
+    def sleeps(self) -> list[str]:
+        return self.does(SessionChanged("here", moving=False, frozen=False, asleep=True))
+
+    def wakes(self, node: str = "here", rewound: str = "") -> list[str]:
+        return self.does(SessionChanged(node, moving=False, frozen=False, rewound=rewound))
+
     def waits(self, seconds: float) -> list[str]:
         self.now += seconds
         return self.does(TimePassed())
@@ -81,6 +98,14 @@ def _word(instruction: Instruction) -> str:
             return f"fail {request.id}: {name}"
         case AnswerEmpty(request):
             return f"empty {request.id}"
+        case Recall(request):
+            return f"recall {request.id}"
+        case Wake(place):
+            return f"wake {place}" if place else "wake"
+        case PassShutdown():
+            return "shut down"
+        case Discard():
+            return "discard"
         case Tell(request):
             return f"tell {request.id}"
         case Move(place):
@@ -126,8 +151,8 @@ def test_a_cell_does_not_wait_for_what_came_after_it(story: Story) -> None:
 def test_what_the_same_client_sends_queues_behind_it_in_order(story: Story) -> None:
     assert story.asks("1", "there") == ["move there"]
     assert story.asks("2") == []
-    assert story.asks("info", kind=Kind.OTHER) == []
-    assert story.asks("comm", kind=Kind.NOTICE) == []
+    assert story.asks("info", kind=Kind.FACT) == []
+    assert story.asks("comm", kind=Kind.ACT) == []
     assert story.does(MoveEnded(moved=True)) == ["forward 1", "forward 2", "forward info", "forward comm"]
 
 
@@ -210,7 +235,7 @@ def test_an_error_aborts_what_is_held_and_came_later(story: Story) -> None:
     story.asks("1")
     story.asks("2", "there")
     story.asks("3")
-    story.asks("comm", kind=Kind.NOTICE)
+    story.asks("comm", kind=Kind.ACT)
     story.asks("4", "there", client=BOB)
     assert story.replies("1", failed=True) == ["deliver 1", "abort 2", "abort 3", "abort 4", "forward comm"]
 
@@ -264,7 +289,7 @@ def test_a_new_move_waits_until_a_cancelled_one_has_ended(story: Story) -> None:
 def test_a_shutdown_clears_the_hold(story: Story) -> None:
     story.asks("1", "there")
     story.asks("2")
-    story.asks("info", kind=Kind.OTHER)
+    story.asks("info", kind=Kind.FACT)
     assert story.does(ShutdownCame()) == ["cancel move", "abort 1", "abort 2", "forward info"]
 
 
@@ -334,7 +359,7 @@ def test_executes_flow_into_the_tunnel_of_a_frozen_kernel(story: Story) -> None:
 def test_a_reset_answers_all_that_was_pending_once(story: Story) -> None:
     story.asks("1")
     story.asks("q", kind=Kind.QUESTION)
-    story.asks("info", kind=Kind.OTHER)
+    story.asks("info", kind=Kind.FACT)
     assert story.does(AnswersLost(MoveFailed("rolled back"))) == [
         "fail 1: MoveFailed",
         "empty q",
@@ -360,11 +385,189 @@ def test_what_a_dead_front_owed_is_answered_by_the_kernel_or_by_us(story: Story)
 
 def test_the_running_cell_is_known(story: Story) -> None:
     assert story.law.current is None
-    story.asks("info", kind=Kind.OTHER)
+    story.asks("info", kind=Kind.FACT)
     story.asks("1")
     story.asks("2")
     assert story.law.current is not None
     assert story.law.current.id == "1"
+
+
+# ── while it sleeps ──
+
+ASLEEP = {
+    Kind.EXECUTE: ["wake"],
+    Kind.ACT: ["wake"],
+    Kind.FACT: ["recall it"],
+    Kind.QUESTION: ["empty it"],
+    Kind.FORMALITY: [],
+}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_each_kind_does_to_a_sleeping_session(story: Story, kind: Kind) -> None:
+    story.sleeps()
+    assert story.asks("it", kind=kind) == ASLEEP[kind]
+    woken = story.wakes()
+    assert woken == ([] if kind in (Kind.FACT, Kind.QUESTION) else ["forward it"])
+
+
+def test_the_page_says_of_every_message_what_becomes_of_it() -> None:
+    page = Path(__file__).parents[2] / "docs" / "sleep.md"
+    said: dict[str, Kind] = {}
+    kind = ""
+    for row in (line.split("|") for line in page.read_text().splitlines() if line.startswith("| ")):
+        kind = row[1].strip() or kind
+        if kind.upper() in Kind.__members__:
+            said |= {name: Kind[kind.upper()] for name in re.findall(r"`([^`]+)`", row[2])}
+    assert {name: said.get(name) for name in KINDS} == KINDS
+    assert set(KINDS.values()) == set(Kind)
+
+
+def test_a_cell_wakes_it_once_and_order_is_kept(story: Story) -> None:
+    story.sleeps()
+    assert story.asks("formality", kind=Kind.FORMALITY) == []
+    assert story.asks("1") == ["wake"]
+    assert story.asks("2", client=BOB) == []
+    assert story.asks("3") == []
+    assert story.asks("info", kind=Kind.FACT) == ["recall info"]
+    assert story.sleeps() == [], "it says that it wakes"
+    assert story.does(WakeEnded()) == []
+    assert story.wakes() == ["forward formality", "forward 1", "forward 3", "forward 2"]
+    assert story.replies("1") == ["deliver 1"]
+
+
+def test_a_silent_execute_wakes_nobody(story: Story) -> None:
+    story.sleeps()
+    assert story.asks("s", silent=True) == ["abort s"]
+    assert story.law.next_deadline() is None
+
+
+def test_during_a_wake_questions_wait_as_during_a_move(story: Story) -> None:
+    story.sleeps()
+    story.asks("1")
+    assert story.asks("q", kind=Kind.QUESTION) == []
+    assert story.asks("s", silent=True) == []
+    assert story.asks("r", kind=Kind.QUESTION, client=BOB) == []
+    assert story.waits(1) == ["empty q", "abort s", "empty r"]
+    assert story.wakes() == ["forward 1"]
+
+
+def test_what_the_kernel_was_asked_before_it_slept_is_answered_after_a_second(story: Story) -> None:
+    story.asks("q", kind=Kind.QUESTION)
+    story.asks("info", kind=Kind.FACT)
+    story.sleeps()
+    assert story.waits(1) == ["empty q", "recall info"]
+    story.wakes()
+    assert story.replies("q") == []
+    assert story.replies("info") == []
+
+
+def test_a_cell_that_crossed_the_freeze_wakes_it(story: Story) -> None:
+    story.asks("1")
+    assert story.sleeps() == ["wake"]
+    assert story.does(WakeEnded(WakeFailed("damaged"))) == ["tell 1"]
+    assert story.sleeps() == [], "it is not tried for ever"
+    assert story.asks("2", client=BOB) == ["wake"]
+
+
+def test_a_cell_that_was_frozen_in_its_middle_sleeps_on(story: Story) -> None:
+    story.asks("1")
+    story.asks("2")
+    story.does(CellBegan("1"))
+    assert story.sleeps() == []
+    assert story.asks("3") == ["wake"]
+    assert story.wakes() == ["forward 3"]
+
+
+def test_an_answer_to_its_question_wakes_it(story: Story) -> None:
+    story.asks("1")
+    story.does(CellBegan("1"))
+    story.sleeps()
+    assert story.does(InputCame()) == ["wake"]
+    assert story.does(InputCame()) == []
+    assert story.does(WakeEnded(WakeFailed("no"))) == ["tell 1"]
+    story.wakes()
+    assert story.does(InputCame()) == []
+
+
+def test_a_wake_that_fails_is_told_once_and_it_can_be_tried_again(story: Story) -> None:
+    story.sleeps()
+    story.asks("1")
+    story.asks("2")
+    story.asks("3", client=BOB, subshell="s")
+    story.asks("comm", kind=Kind.ACT)
+    (failed, *rest) = story.law.handle(WakeEnded(WakeFailed("damaged", "restore")), story.now)
+    assert isinstance(failed, Fail)
+    assert (failed.name, failed.message, failed.hint) == ("WakeFailed", "damaged", "restore The cell did not run.")
+    assert [_word(each) for each in rest] == ["abort 2", "fail 3: WakeFailed", "fail comm: WakeFailed"]
+    assert story.asks("4") == ["wake"]
+    assert story.wakes() == ["forward 4"]
+
+
+def test_it_wakes_at_the_place_of_the_cell_that_wakes_it(story: Story) -> None:
+    story.sleeps()
+    assert story.asks("1", "there") == ["wake there"]
+    assert story.wakes("there") == ["move there"], "which is done at once"
+    assert story.does(MoveEnded(moved=False)) == ["forward 1"]
+
+
+def test_a_cell_that_returns_wakes_it_at_home(story: Story) -> None:
+    story.sleeps()
+    assert story.asks("1", "there", returns=True) == ["wake"]
+    assert story.wakes() == ["move there"]
+    story.does(MoveEnded(moved=True))
+    assert story.replies("1") == ["deliver 1", "move here"]
+
+
+def test_a_place_where_it_cannot_wake_is_the_error_of_that_cell_alone(story: Story) -> None:
+    story.sleeps()
+    story.asks("1", "there")
+    story.asks("2", client=BOB, subshell="s")
+    assert story.does(WakeEnded(DoesNotFit("no room"))) == ["fail 1: DoesNotFit", "wake"]
+    assert story.wakes() == ["forward 2"]
+
+
+def test_an_interrupt_wakes_nobody(story: Story) -> None:
+    story.sleeps()
+    assert story.does(InterruptCame("m")) == ["interrupt done"]
+    story.asks("1")
+    story.asks("2")
+    assert story.does(InterruptCame("m")) == ["fail 1: KeyboardInterrupt", "abort 2", "interrupt done"]
+    assert story.wakes() == []
+
+
+def test_a_frozen_cell_is_interrupted_when_it_wakes_and_once(story: Story) -> None:
+    story.asks("1")
+    story.does(CellBegan("1"))
+    story.sleeps()
+    assert story.does(InterruptCame("m")) == ["interrupt", "interrupt done"]
+    assert story.does(InterruptCame("m")) == ["interrupt done"]
+
+
+def test_a_shutdown_discards_it(story: Story) -> None:
+    story.sleeps()
+    story.asks("1")
+    story.asks("comm", kind=Kind.ACT)
+    assert story.does(ShutdownCame("m")) == ["abort 1", "discard"]
+    story.wakes()
+    assert story.does(ShutdownCame("m")) == ["shut down"]
+
+
+def test_an_older_state_is_told_of_in_the_next_cell(story: Story) -> None:
+    story.asks("lost")
+    story.does(CellBegan("lost"))
+    story.sleeps()
+    assert story.asks("1") == ["wake"]
+    assert story.does(AnswersLost(MoveFailed("rewound"))) == ["fail lost: MoveFailed"]
+    assert story.wakes(rewound="from noon") == ["tell 1", "forward 1"]
+    assert story.asks("2") == ["forward 2"]
+
+
+def test_it_falls_asleep_while_a_cell_is_about_to_move_it(story: Story) -> None:
+    story.asks("1", "there")
+    assert story.sleeps() == ["wake there"]
+    assert story.does(MoveEnded(moved=False, error=MoveFailed("it sleeps"))) == []
+    assert story.wakes("there") == ["move there"]
 
 
 # ── whatever happens ──
@@ -382,6 +585,7 @@ _steps = st.lists(
         st.tuples(
             st.sampled_from(["reply", "error", "arrive", "stay", "interrupt", "freeze", "thaw", "reset", "wait"])
         ),
+        st.tuples(st.sampled_from(["sleep", "wake", "refuse", "wait"])),
     ),
     max_size=40,
 )
@@ -396,6 +600,9 @@ def test_every_request_is_answered_once_and_lanes_keep_their_order(steps: list[t
     assert world.owed == set()
 
 
+ANSWERED = (Kind.EXECUTE, Kind.QUESTION, Kind.FACT)
+
+
 class World:
     """A kernel and a front that play along with whatever the law says."""
 
@@ -406,6 +613,8 @@ class World:
         self.owed: set[str] = set()
         self.queue: list[str] = []
         self.moves = 0
+        self.wakes = 0
+        self.asleep = False
         self.resetting = False
         self.forwarded: dict[object, list[int]] = {}
         self.handle(SessionChanged("here", False, False))
@@ -417,18 +626,24 @@ class World:
     def obey(self, instruction: Instruction) -> None:
         match instruction:
             case Forward(request):
+                assert not self.asleep, "a sleeping kernel was asked"
                 order = self.forwarded.setdefault((request.client, request.subshell), [])
                 assert not order or order[-1] < int(request.id) or self.resetting, "a lane was overtaken"
                 order.append(int(request.id))
-                if request.kind is not Kind.NOTICE:
+                if request.kind in ANSWERED:
                     self.queue.append(request.id)
             case Deliver(message):
                 self.answer(message)
-            case Abort(request) | Fail(request) | AnswerEmpty(request):
-                self.answer(request.id)
+            case Abort(request) | Fail(request) | AnswerEmpty(request) | Recall(request):
+                if request.kind in ANSWERED:
+                    self.answer(request.id)
             case Move():
                 self.moves += 1
                 assert self.moves == 1, "two moves at once"
+            case Wake():
+                self.wakes += 1
+                assert self.wakes == 1, "two wakes at once"
+                assert self.asleep
 
     def answer(self, name: str) -> None:
         assert name in self.owed, "answered twice"
@@ -438,7 +653,7 @@ class World:
         match what:
             case "ask":
                 self.ask(*how)  # type: ignore[arg-type]
-            case "reply" | "error" if self.queue:
+            case "reply" | "error" if self.queue and not self.asleep:
                 name = self.queue.pop(0)
                 self.handle(ReplyCame(name, what == "error", name))
             case "arrive" | "stay" if self.moves:
@@ -446,8 +661,15 @@ class World:
                 self.handle(MoveEnded(what == "arrive", None if what == "arrive" else MoveFailed("no")))
             case "interrupt":
                 self.handle(InterruptCame())
-            case "freeze" | "thaw":
+            case "freeze" | "thaw" if not self.asleep:
                 self.handle(SessionChanged("here", what == "freeze", what == "freeze"))
+            case "sleep" | "wake":
+                self.asleep = what == "sleep"
+                self.handle(SessionChanged("here", False, False, self.asleep))
+                if self.wakes and not self.asleep:
+                    self.end_wake(None)
+            case "refuse" if self.wakes:
+                self.end_wake(WakeFailed("no"))
             case "reset":
                 self.queue, self.resetting = [name for name in self.queue if name not in self.owed], True
                 self.handle(AnswersLost(MoveFailed("rolled back")))
@@ -456,10 +678,14 @@ class World:
                 self.now += 0.6
                 self.handle(TimePassed())
 
+    def end_wake(self, error: WakeFailed | None) -> None:
+        self.wakes = 0
+        self.handle(WakeEnded(error))
+
     def ask(self, client: bytes, subshell: str | None, kind: Kind, place: str | None, flag: bool) -> None:
         self.asked += 1
         name = str(self.asked)
-        if kind is not Kind.NOTICE:
+        if kind in ANSWERED:
             self.owed.add(name)
         executes = kind is Kind.EXECUTE
         silent = executes and place is None and flag
@@ -467,6 +693,7 @@ class World:
         self.handle(RequestCame(Request(name, client, subshell, kind, silent, directive=directive)))
 
     def settle(self) -> None:
+        self.take("wake")
         self.take("thaw")
         for _ in range(3 * self.asked + 3):
             self.take("arrive")

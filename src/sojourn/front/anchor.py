@@ -61,8 +61,14 @@ class Anchor:
 
     # ── where the session is ─────────────────────────────────────────────────────────────────────────────────
 
-    def place(self, place: Place) -> None:
-        """The session is there: dial it, unless that is done, and go on trying while away. May be repeated."""
+    def place(self, place: Place | None) -> None:
+        """The session is there: dial it, unless that is done, and go on trying while away. May be repeated.
+
+        None: it sleeps, and nobody is to be dialled.
+        """
+        if place is None:
+            self._rest()
+            return
         if self._present and self._present.leads_to(place):
             self._present.place = place  # the ticket may be a fresh one
             return
@@ -160,6 +166,12 @@ class Anchor:
         self.on_state("reset", reason)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _rest(self) -> None:
+        self._close(self._present)
+        self._present = None
+        if self._taken not in (None, self._expected):
+            self._drop("the session sleeps")
 
     def _known_way(self, place: Place) -> Way:
         for way in (self._taken, self._expected):

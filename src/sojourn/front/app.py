@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from sojourn.errors import Invalid, SojournError, Unauthorized
 from sojourn.front.host import Front
-from sojourn.front.words import KernelView, LeaseRequest, OpenRequest, SignalRequest, StartRequest
+from sojourn.front.words import AdoptRequest, KernelView, LeaseRequest, OpenRequest, SignalRequest, StartRequest
 
 
 def make_app(front: Front, token: str) -> FastAPI:
@@ -32,6 +32,10 @@ def _add_routes(app: FastAPI, front: Front) -> None:
     @app.post("/kernels")
     async def open_kernel(wish: OpenRequest) -> KernelView:
         return await front.open(wish)
+
+    @app.post("/kernels/adopt")
+    async def adopt_kernel(wish: AdoptRequest) -> KernelView:
+        return await front.adopt(wish)
 
     @app.get("/kernels")
     async def kernels() -> list[KernelView]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sojourn.errors import SojournError, Unreachable, from_wire
 from sojourn.front.connection import Connection
 from sojourn.front.words import (
+    AdoptRequest,
     Card,
     ControllerAddress,
     KernelView,
@@ -82,6 +83,14 @@ class FrontClient:
             lease_seconds=lease_seconds,
         )
         return KernelView.model_validate(self._ask("POST", "/kernels", wish, WORK_SECONDS)).session
+
+    def adopt(self, session: str, controller: Controller | None = None, *, language: str = "") -> KernelView:
+        """Host the kernel of a session that was not started here, as of a fork. Its connection file for clients lies in
+        `connections` of the front's folder. `controller`: whose session it is, if not the one this client was made for.
+        Raises Unknown, and Invalid for a session that holds no kernel."""
+        owner = ControllerAddress(url=controller.url, token=controller.token) if controller else self._controller
+        wish = AdoptRequest(controller=owner, session=session, language=language)
+        return KernelView.model_validate(self._ask("POST", "/kernels/adopt", wish, WORK_SECONDS))
 
     def kernels(self) -> list[KernelView]:
         return [KernelView.model_validate(one) for one in self._ask("GET", "/kernels")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import socket
+import uuid
 from collections import deque
 from typing import Any, Literal
 
 import zmq
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
-from sojourn.errors import Refused
+from sojourn.errors import Invalid, Refused
 from sojourn.model.base import Word
 
 Channel = Literal["shell", "iopub", "stdin", "control", "hb"]
@@ -86,6 +87,21 @@ def inner_connection(outer: Connection) -> Connection:
     """
     ports = dict(zip((f"{channel}_port" for channel in CHANNELS), _free_ports(len(CHANNELS)), strict=True))
     return Connection(key=outer.key, signature_scheme=outer.signature_scheme, **ports)
+
+
+def outer_connection() -> Connection:
+    """For the clients of a kernel that nobody has chosen ports for: five of this machine, and a new key."""
+    return inner_connection(Connection(key=uuid.uuid4().hex, **{f"{channel}_port": 0 for channel in CHANNELS}))
+
+
+def read_connection(text: str | None, session: str) -> Connection:
+    """What a kernel was told to bind; raises Invalid for a session that was told nothing."""
+    try:
+        return Connection.model_validate_json(text or "")
+    except ValidationError as none:
+        raise Invalid(
+            f"Session {session} holds no kernel that could be hosted.", "Only a kernel's session has clients to serve."
+        ) from none
 
 
 def _free_ports(count: int) -> list[int]:

@@ -18,16 +18,18 @@ from typing import Any
 import zmq
 
 from sojourn.client import Moved, Watched
-from sojourn.errors import Invalid, MoveFailed, Refused, SessionLost, SojournError, Unknown
+from sojourn.errors import Invalid, MoveFailed, Refused, SessionLost, SojournError, Unknown, WakeFailed
+from sojourn.front.activity import Activity
 from sojourn.front.anchor import Anchor
-from sojourn.front.connection import Connection, inner_connection
-from sojourn.front.errand import Errand
+from sojourn.front.connection import Connection, inner_connection, outer_connection, read_connection
+from sojourn.front.errand import MoveErrand, WakeErrand
 from sojourn.front.journal import Journal, Record
-from sojourn.front.switchboard import ControlHandler, Line, NearEnd, StateHandler, Switchboard
+from sojourn.front.parties import ControlHandler, Line, NearEnd, StateHandler
+from sojourn.front.switchboard import Switchboard
 from sojourn.front.watcher import Watcher
-from sojourn.front.words import ControllerAddress, KernelView, OpenRequest, StartRequest
+from sojourn.front.words import AdoptRequest, ControllerAddress, KernelView, OpenRequest, StartRequest
 from sojourn.lifecycle import ENDED
-from sojourn.model import Program, SessionSpec
+from sojourn.model import Program, SessionSpec, SessionStatus, WakeView
 from sojourn.transport.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ INNER_FILE = "/run/sojourn/connection.json"
 """The kernel's own connection file, in its sandbox."""
 IDLE_SECONDS = 60.0
 """How long a front stays that hosts nothing."""
+ADOPTED_SECONDS = 7 * 24 * 3600.0
+"""How long an adopted kernel waits for somebody to attach: no client of its own renews its lease."""
+_ASLEEP = (SessionStatus.SUSPENDING, SessionStatus.SUSPENDED, SessionStatus.WAKING)
 
 
 @dataclass
@@ -46,13 +51,30 @@ class Hosted:
     record: Record
     switchboard: Switchboard
     lease_until: float
+    activity: Activity
+    telling: asyncio.Task[None]
+    """Of its activity."""
     news: Watched | None = None
-    errand: Errand | None = None
+    errand: MoveErrand | None = None
+    rouser: WakeErrand | None = None
+    discarded: bool = False
+    """It was shut down in its sleep, and its session is still to be ended."""
 
     @property
     def over(self) -> bool:
         """The session will never run again."""
         return self.news is not None and self.news.session.status in ENDED
+
+    @property
+    def asleep(self) -> bool:
+        return self.news is not None and self.news.session.status in _ASLEEP
+
+    def hear(self, news: Watched) -> None:
+        self.news = news
+        for errand in (self.errand, self.rouser):
+            if errand:
+                errand.hear(news)
+        self.switchboard.watched(news)
 
     def view(self) -> KernelView:
         session = self.news.session if self.news else None
@@ -136,6 +158,35 @@ class Front:
             await watcher.client.stop(record.session)
             raise
 
+    async def adopt(self, wish: AdoptRequest) -> KernelView:
+        """Host the kernel of a session that was not started here, as of a fork, at ports and with a key of its own.
+        Raises what the controller refuses with, and Invalid for a session that holds no kernel."""
+        if wish.session in self._hosted:
+            return self.kernel(wish.session)
+        client = self._watcher(wish.controller).client
+        spec, session = await client.spec(wish.session), await client.session(wish.session)
+        inner = read_connection(spec.files.get(INNER_FILE), session.id)
+        origin = self._hosted.get(session.origin or "")
+        record = Record(
+            session=session.id,
+            controller=wish.controller,
+            program=spec.program,
+            outer=outer_connection(),
+            inner=inner,
+            language=wish.language or (origin.record.language if origin else "python"),
+            identity=f"sojourn-{uuid.uuid4().hex}",
+            lease_seconds=ADOPTED_SECONDS,
+            adopted=True,
+        )
+        self._journal.write(record)
+        if origin:
+            self._journal.recollect(session.id, origin.record.session)
+        try:
+            return (await self._host(record)).view()
+        except Refused:
+            self._journal.forget(record.session)
+            raise
+
     def kernels(self) -> list[KernelView]:
         return [hosted.view() for hosted in self._hosted.values()]
 
@@ -173,6 +224,7 @@ class Front:
         self._journal.forget(session)
         await watcher.unwatch(session)
         await asyncio.to_thread(hosted.switchboard.close)
+        hosted.telling.cancel()
         self._busy_until = self._loop.time() + self.idle_seconds
 
     async def look_after(self) -> bool:
@@ -180,7 +232,9 @@ class Front:
         then."""
         now = self._loop.time()
         for session, hosted in list(self._hosted.items()):
-            if now > hosted.lease_until and not hosted.switchboard.attached:
+            if hosted.asleep and not hosted.discarded:  # it costs nobody anything: its time stands still
+                hosted.lease_until = max(hosted.lease_until, now + hosted.record.lease_seconds)
+            elif now > hosted.lease_until and (hosted.discarded or not hosted.switchboard.attached):
                 log.info("the lease of session %s has run out", session)
                 await self._end_lease(session)
         return bool(self._hosted) or now < self._busy_until
@@ -189,7 +243,9 @@ class Front:
 
     async def _host(self, record: Record) -> Hosted:
         switchboard = self._switchboard(record)
-        hosted = Hosted(record, switchboard, self._loop.time() + record.lease_seconds)
+        activity = Activity(lambda executing, at: self._tell_activity(record.session, executing, at))
+        lease_until = self._loop.time() + record.lease_seconds
+        hosted = Hosted(record, switchboard, lease_until, activity, self._run(activity.run()))
         self._hosted[record.session] = hosted
         switchboard.start()
         await self._watcher(record.controller).watch(record.session)
@@ -200,7 +256,8 @@ class Front:
             return Anchor(loop, record.session, self.anchor, on_control=on_control, on_state=on_state)
 
         line = Line(record.session, record.outer, record.inner, record.language, record.identity)
-        return Switchboard(line, self._zone, anchor, self, self._journal.ledger(record.session))
+        ledger, recollection = self._journal.ledger(record.session), self._journal.recollection(record)
+        return Switchboard(line, self._zone, anchor, self, ledger, recollection)
 
     def _change(self, hosted: Hosted, program: Program, outer: Connection) -> None:
         """Write down what a restart changes, and listen at other ports if the clients will look for it there."""
@@ -236,19 +293,30 @@ class Front:
 
     def _hear(self, news: Watched) -> None:
         if hosted := self._hosted.get(news.session.id):
-            hosted.news = news
-            hosted.switchboard.watched(news)
-            if hosted.errand:
-                hosted.errand.hear(news)
+            before = hosted.news.wake if hosted.news else None
+            if news.wake and not news.wake.exact and (before is None or before.id != news.wake.id):
+                self._run(self._look_up(hosted, news.wake))
+            hosted.hear(news)
+
+    async def _look_up(self, hosted: Hosted, wake: WakeView) -> None:
+        """Of when the state is that it wakes from; without that, its clients are told less."""
+        hosted.switchboard.saved_at = None
+        try:
+            found = await self._watcher(hosted.record.controller).client.checkpoint_view(wake.checkpoint)
+        except SojournError as unknown:
+            log.info("when checkpoint %s was saved is not known: %s", wake.checkpoint, unknown.message)
+        else:
+            hosted.switchboard.saved_at = found.created_at
 
     def _miss(self, session: str) -> None:
         if hosted := self._hosted.get(session):
             hosted.switchboard.lost("its controller does not know it")
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # ── errands: called by the switchboards' threads ──
 
@@ -257,6 +325,15 @@ class Front:
 
     def cancel_move(self, session: str) -> None:
         self._loop.call_soon_threadsafe(partial(self._cancel, session))
+
+    def wake(self, session: str, place: str | None) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._run(self._wake(session, place)))
+
+    def discard(self, session: str) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._run(self._discard(session)))
+
+    def activity(self, session: str, executing: bool, at: float) -> None:
+        self._loop.call_soon_threadsafe(partial(self._note_activity, session, executing, at))
 
     async def _move(self, session: str, place: str) -> None:
         hosted = self._find(session)
@@ -273,7 +350,7 @@ class Front:
 
     async def _run_errand(self, hosted: Hosted, place: str) -> Moved:
         client = self._watcher(hosted.record.controller).client
-        hosted.errand = Errand(client, hosted.record.session, place)
+        hosted.errand = MoveErrand(client, hosted.record.session, place)
         if hosted.news:
             hosted.errand.hear(hosted.news)
         try:
@@ -285,6 +362,43 @@ class Front:
         hosted = self._hosted.get(session)
         if hosted and hosted.errand:
             self._run(hosted.errand.cancel())
+
+    async def _wake(self, session: str, place: str | None) -> None:
+        hosted = self._find(session)
+        if hosted.rouser:
+            return
+        hosted.rouser = WakeErrand(self._watcher(hosted.record.controller).client, session, place)
+        if hosted.news:
+            hosted.rouser.hear(hosted.news)
+        failure: SojournError | None = None
+        try:
+            await hosted.rouser.run()
+        except SojournError as refused:
+            failure = refused
+        except Exception as surprise:
+            log.exception("waking session %s", session)
+            failure = WakeFailed(f"Session {session} could not be woken: {surprise!r}")
+        finally:
+            hosted.rouser = None
+        hosted.switchboard.wake_ended(failure)
+
+    async def _discard(self, session: str) -> None:
+        """`look_after` tries again what fails here."""
+        hosted = self._find(session)
+        hosted.discarded, hosted.lease_until = True, self._loop.time() + self.idle_seconds
+        try:
+            await self._watcher(hosted.record.controller).client.stop(session)
+        except SojournError as failure:
+            log.warning("session %s could not be ended: %s", session, failure.message)
+
+    def _note_activity(self, session: str, executing: bool, at: float) -> None:
+        if hosted := self._hosted.get(session):
+            hosted.activity.note(executing, at)
+
+    async def _tell_activity(self, session: str, executing: bool, at: float) -> None:
+        hosted = self._hosted.get(session)
+        if hosted and not hosted.asleep and not hosted.over:
+            await self._watcher(hosted.record.controller).client.activity(session, executing, at)
 
 
 def told_where(spec: SessionSpec, files: dict[str, str]) -> SessionSpec:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from sojourn.front.connection import Connection
 from sojourn.front.ledger import Ledger
+from sojourn.front.recollection import Recollection
 from sojourn.front.words import ControllerAddress
 from sojourn.model import Program
 from sojourn.model.base import Word
 from sojourn.settings import write_private
 
 log = logging.getLogger(__name__)
+
+KERNELSPEC = "sojourn"
+"""Jupyter Server takes notice of connection files that name a kernelspec."""
 
 
 class Record(Word):
@@ -31,6 +36,8 @@ class Record(Word):
     language: str
     identity: str
     lease_seconds: float
+    adopted: bool = False
+    """No provisioner knows it: Jupyter finds it by its connection file alone."""
 
 
 class Journal:
@@ -55,12 +62,23 @@ class Journal:
 
     def write(self, record: Record) -> None:
         write_private(self._kernels / f"{record.session}.json", record.model_dump(mode="json"))
-        write_private(self._connection_file(record.session), record.outer.for_file())
+        kernelspec = {"kernel_name": KERNELSPEC} if record.adopted else {}
+        write_private(self._connection_file(record.session), kernelspec | record.outer.for_file())
 
     def ledger(self, session: str) -> Ledger:
         return Ledger(self._kernels / f"{session}.owed")
 
+    def recollection(self, record: Record) -> Recollection:
+        return Recollection(self._kernels / f"{record.session}.known", record.language)
+
+    def recollect(self, fork: str, origin: str) -> None:
+        """What is known of a kernel is true of its fork."""
+        with suppress(OSError):  # then it is asked when it wakes
+            known = json.loads((self._kernels / f"{origin}.known").read_bytes())
+            write_private(self._kernels / f"{fork}.known", known | {"epoch": None})
+
     def forget(self, session: str) -> None:
+        (self._kernels / f"{session}.known").unlink(missing_ok=True)
         (self._kernels / f"{session}.owed").unlink(missing_ok=True)
         self._connection_file(session).unlink(missing_ok=True)
         (self._kernels / f"{session}.json").unlink(missing_ok=True)

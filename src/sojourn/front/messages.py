@@ -10,34 +10,31 @@ from __future__ import annotations
 import hmac
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 
 from sojourn.directive import blank_directive, find_directive
 from sojourn.errors import Invalid
-from sojourn.switchboard_law import Kind, Request
+from sojourn.switchboard_law import KINDS, Kind, Request
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL = "5.4"
 
 _SIGNATURE, _HEADER, _PARENT, _METADATA, _CONTENT, _BUFFERS = 1, 2, 3, 4, 5, 6  # counted from the delimiter
 
-_KINDS = {
-    "execute_request": Kind.EXECUTE,
-    "complete_request": Kind.QUESTION,
-    "inspect_request": Kind.QUESTION,
-    "is_complete_request": Kind.QUESTION,
-    "history_request": Kind.QUESTION,
-    "kernel_info_request": Kind.OTHER,
-    "comm_info_request": Kind.OTHER,
-}
-
 Frames = Sequence[bytes | zmq.Frame]
 Json = dict[str, Any]
+
+_TELLING: dict[str, tuple[bytes, Callable[[Json], object]]] = {
+    "comm_open": (b"jupyter.widget.control", lambda content: content.get("target_name")),
+    "comm_msg": (b"request_state", lambda content: (content.get("data") or {}).get("method")),
+    "debug_request": (b"debugInfo", lambda content: content.get("command")),
+}
+"""Messages that are of another kind for a word of theirs: what must stand in them somewhere, and where the word is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -126,35 +123,62 @@ class Signer:
     def seal(self, identities: Sequence[bytes], parts: Sequence[bytes]) -> list[bytes]:
         return [*identities, DELIMITER, self.sign(parts), *parts]
 
+    def sign_anew(self, frames: Frames) -> list[bytes | zmq.Frame]:
+        """The same message for somebody who has this key; what is no message stays as it is."""
+        message = Message.read(frames)
+        if message is None:
+            return list(frames)
+        message.frames[message.start + _SIGNATURE] = self.sign(message.signed)
+        return message.frames
+
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_request(message: Message, language: str, signer: Signer) -> Request:
-    """What the law must know of a client's request; a directive is taken out of the message.
+    """What the law must know of a client's request on shell; a directive is taken out of the message.
 
     Raises ValueError when its JSON is none.
     """
+    plain = _read(message, "shell")
+    return _read_execute(plain, language, signer) if plain.kind is Kind.EXECUTE else plain
+
+
+def read_control(message: Message) -> Request:
+    """The same on control, where nothing is executed."""
+    return _read(message, "control")
+
+
+def _read(message: Message, channel: Literal["shell", "control"]) -> Request:
     header = message.header
-    kind = _KINDS.get(header.get("msg_type", ""), Kind.NOTICE)
-    plain = Request(
+    return Request(
         id=str(header.get("msg_id")),
         client=b"".join(message.identities),
         subshell=header.get("subshell_id"),
-        kind=kind,
+        kind=_kind(message, str(header.get("msg_type"))),
+        channel=channel,
         message=message,
     )
-    return _read_execute(plain, language, signer) if kind is Kind.EXECUTE else plain
+
+
+def _kind(message: Message, name: str) -> Kind:
+    known = KINDS.get(name, Kind.ACT)
+    if name not in _TELLING:
+        return known
+    mark, word = _TELLING[name]
+    return KINDS.get(f"{name} {word(message.content)}", known) if message.mentions(mark) else known
 
 
 def _read_execute(plain: Request, language: str, signer: Signer) -> Request:
     message: Message = plain.message
     content = message.content
     silent = content.get("silent") is True
+    code = str(content.get("code", ""))
+    if silent and not code.strip() and not content.get("user_expressions"):
+        return replace(plain, kind=KINDS["silent execute_request of nothing"])
     execute = replace(plain, silent=silent, stops_on_error=content.get("stop_on_error", True) is True)
     if silent or not (message.mentions(b"%%on") or message.mentions(b"sojourn")):
         return execute
-    code = str(content.get("code", ""))
     try:
         directive = find_directive(code, message.metadata)
     except Invalid as fault:
@@ -184,9 +208,11 @@ def is_welcome(frames: Frames) -> bool:
 # ── answering ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def empty_answer(message: Message) -> Json:
+def empty_answer(message: Message, executions: int = 0) -> Json:
     """What a kernel that knows nothing says to a question; complete_request gets its own cursor back."""
     kind = message.header.get("msg_type")
+    if kind == "execute_request":
+        return {"status": "ok", "execution_count": executions, "user_expressions": {}, "payload": []}
     if kind == "complete_request":
         cursor = message.content.get("cursor_pos", 0)
         return {"status": "ok", "matches": [], "cursor_start": cursor, "cursor_end": cursor, "metadata": {}}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import zmq
 
 from sojourn.errors import SojournError
 from sojourn.front.connection import Channel, Connection
+from sojourn.front.messages import Signer
 
 RETRY_MILLISECONDS = 20
 """A kernel that starts is tried for this often, so that it is ready when it listens."""
@@ -25,14 +27,25 @@ _CLIENT_SIDE: tuple[tuple[Channel, int], ...] = (
 
 
 @dataclass(frozen=True)
-class Clients:
+class Side:
     shell: Socket
     control: Socket
     stdin: Socket
     iopub: Socket
+    signer: Signer | None = None
+    """Signs anew what is sent to this side; None: the other side has the same key."""
 
+    def send(self, channel: Channel, frames: Sequence[bytes | zmq.Frame]) -> None:
+        """Never blocks. Without a high-water mark there is always room; a peer that has gone is no error."""
+        if self.signer:
+            frames = self.signer.sign_anew(frames)
+        with contextlib.suppress(zmq.Again):
+            getattr(self, channel).send_multipart(frames, zmq.NOBLOCK, copy=False)
+
+
+class Clients(Side):
     @classmethod
-    def bind(cls, zone: Zone, outer: Connection) -> Clients:
+    def bind(cls, zone: Zone, outer: Connection, signer: Signer | None = None) -> Clients:
         """Raises Refused when a port is taken; then none is held."""
         made: list[Socket] = []
         try:
@@ -42,27 +55,24 @@ class Clients:
             for socket in made:
                 socket.close(0)
             raise
-        return cls(*made)
+        shell, control, stdin, iopub = made
+        return cls(shell, control, stdin, iopub, signer)
 
     def close(self) -> None:
         for socket in (self.shell, self.control, self.stdin, self.iopub):
             socket.close()
 
 
-@dataclass(frozen=True)
-class Kernel:
-    shell: Socket
-    control: Socket
-    stdin: Socket
-    iopub: Socket
-
+class Kernel(Side):
     @classmethod
-    def dial(cls, zone: Zone, endpoints: Mapping[Channel, str], identity: bytes) -> Kernel:
+    def dial(
+        cls, zone: Zone, endpoints: Mapping[Channel, str], identity: bytes, signer: Signer | None = None
+    ) -> Kernel:
         """All with the same identity: a kernel asks for input at stdin whom it knows from shell."""
         shell, control, stdin = (
             _dial(zone, endpoints[channel], zmq.DEALER, identity) for channel in ("shell", "control", "stdin")
         )
-        return cls(shell, control, stdin, _dial(zone, endpoints["iopub"], zmq.SUB, identity))
+        return cls(shell, control, stdin, _dial(zone, endpoints["iopub"], zmq.SUB, identity), signer)
 
     def close(self) -> None:
         for socket in (self.shell, self.control, self.stdin, self.iopub):

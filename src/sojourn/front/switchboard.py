@@ -2,7 +2,7 @@
 
 Clients see five ports that never change and a heart that always beats. Each session's switchboard is one thread with
 one loop, shared with its anchor. Most messages pass through untouched; shell requests and replies, and what ends or
-interrupts the kernel, go by the law in `switchboard_law`.
+interrupts the kernel, go by the law in `switchboard_law`; while the session is not awake, everything does.
 
 The kernel sees one client, us; the real client's identity travels inside the envelope (the kernel's ROUTER keeps
 every frame before the delimiter and puts it before its reply), so a reply finds its way even through a new
@@ -11,27 +11,31 @@ front that knows nothing of the request.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from signal import SIGINT, SIGKILL
-from typing import Any, Protocol
+from signal import SIGINT, SIGKILL, SIGTERM
+from typing import Any
 
 import zmq
 
 from sojourn import switchboard_law as law
 from sojourn.client import Watched
 from sojourn.errors import MoveFailed, SessionLost, SojournError, Unreachable
+from sojourn.front.activity import Pulse
 from sojourn.front.connection import Channel, Connection
 from sojourn.front.heart import Heart
 from sojourn.front.ledger import Debt, Ledger
-from sojourn.front.messages import Message, Signer, Voice, empty_answer, error_content, is_welcome, read_request
+from sojourn.front.messages import Message, Signer, Voice, is_welcome, read_control, read_request
+from sojourn.front.parties import ControlHandler, Errands, Line, NearEnd, StateHandler
+from sojourn.front.recollection import Recollection
 from sojourn.front.sides import Clients, Kernel, Socket, Zone
+from sojourn.front.sounding import Sounding
+from sojourn.front.understudy import Understudy
 from sojourn.lifecycle import ENDED
-from sojourn.model import MovePhase, Place, SessionStatus
+from sojourn.model import MovePhase, SessionStatus, SessionView
 from sojourn.transport.loop import READ, Loop, Timer
 from sojourn.transport.socket_pipe import TRUNCATED
 
@@ -42,51 +46,17 @@ BATCH = 128
 RETURN_SECONDS = 3.0
 """How long a new front waits for clients of the last one, before it hears what the kernel says meanwhile."""
 _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
+_SECOND_LOOK_SECONDS = 5.0
+"""After a wake: the session may have fallen asleep again before anything was let go to it."""
 _PROBE = b"sojourn-probe"
 _NOT_STARTED = 127  # as a shell has it
 
 _FROZEN = (MovePhase.DEPARTING, MovePhase.ROLLING_BACK)
+_NOWHERE = (SessionStatus.SUSPENDED, SessionStatus.WAKING)
+_ASLEEP = (SessionStatus.SUSPENDING, *_NOWHERE)
 
 Frames = list[Any]
 Taker = Callable[[Frames], None]
-ControlHandler = Callable[[dict[str, Any]], None]
-StateHandler = Callable[[str, str], None]
-
-
-class NearEnd(Protocol):
-    """What the switchboard needs of its anchor (contract 3)."""
-
-    on_cut: Callable[[str, str], None]
-    """Called with the endpoint of a stream that the far side gave up, and why."""
-
-    @property
-    def state(self) -> str: ...
-    def place(self, place: Place) -> None: ...
-    def expect(self, place: Place | None) -> None: ...
-    def listen(self, target: str) -> str: ...
-    def control(self, message: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
-class Errands(Protocol):
-    """What the switchboard asks of its front, from its own thread; none may block."""
-
-    def move(self, session: str, place: str) -> None:
-        """Have the session moved and call `Switchboard.move_ended`."""
-
-    def cancel_move(self, session: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a switchboard joins: the clients' connection, the kernel's own, and how the kernel is spoken to."""
-
-    session: str
-    outer: Connection
-    inner: Connection
-    language: str
-    identity: str
-    """Ours towards the kernel. The same after a crash of the front, so that pending replies come through."""
 
 
 @dataclass
@@ -96,14 +66,6 @@ class _Recovery:
 
     debts: list[Debt]
     probes: dict[str, tuple[law.Request, ...]] = field(default_factory=dict)
-
-
-@dataclass
-class _Greeting:
-    """Who waits for an iopub_welcome. It is given once the kernel has given us ours, so that it tells the truth."""
-
-    welcomed: bool = False
-    waiting: list[bytes] = field(default_factory=list)
 
 
 class Switchboard:
@@ -116,32 +78,46 @@ class Switchboard:
         anchor: Callable[[Loop, ControlHandler, StateHandler], NearEnd],
         errands: Errands,
         ledger: Ledger,
+        recollection: Recollection,
     ) -> None:
         """Binds the clients' ports; raises Refused when one is taken. Nothing happens before `start`."""
         self.line = line
         self.exit_code: int | None = None
         """Of the kernel's program, as subprocess gives it; None while it runs or is about to."""
         self.last_words = ""
-        """The end of what the program printed before it ended, or why it could not be started."""
+        """The end of what the program printed, or why it could not be started."""
         self.attached = 0
-        """Clients that listen to iopub."""
+        """Who listens to iopub."""
         self.in_transit = False
+        self.saved_at: float | None = None
+        """When the state was saved that it wakes from, seconds since the epoch; set before it wakes, if it is known."""
         self._errands = errands
         self._ledger = ledger
+        self._recollection = recollection
         self._recovery = _Recovery(ledger.take_up())
         self._zone = zone
-        self._signer = Signer(line.outer.key.encode(), line.outer.signature_scheme)
+        self._signer = _signer(line.outer)
         self._voice = Voice(self._signer, line.session)
+        self._understudy = Understudy(
+            self._voice,
+            recollection,
+            lambda channel, frames: self._clients.send(channel, frames),
+            lambda request: ledger.settle(request.id),
+        )
         self._law = law.SwitchboardLaw()
-        self._greeting = _Greeting()
-        self._executions = 0
+        self._obey = {**self._orders(), **self._understudy.orders}
+        self._news: Watched | None = None
+        self._returning = False
+        """The session slept, and has not been reached since."""
+        self._pulse = Pulse(lambda executing, at: errands.activity(line.session, executing, at))
         self._unheard: dict[str, Any] | None = None
         """What was said to the rider about the program's life and has shown no effect yet."""
         self._timer: Timer | None = None
         self._stopping = False
-        self._clients = Clients.bind(zone, line.outer)
+        self._clients = self._bind(line.outer)
         self._heart = self._make_heart(line.outer, self._clients)
         self._loop = Loop()
+        self._sounding = Sounding(self._loop, lambda: self._ask("control"), self._look_whether_back)
         self._anchor = anchor(self._loop, self._rider_spoke, self._tunnel_changed)
         self._anchor.on_cut = self._stream_cut
         channels: tuple[Channel, ...] = ("shell", "control", "stdin", "iopub")
@@ -171,15 +147,20 @@ class Switchboard:
     def move_ended(self, moved: bool, error: SojournError | None = None) -> None:
         self._loop.soon(lambda: self._handle(law.MoveEnded(moved, error)))
 
+    def wake_ended(self, error: SojournError | None = None) -> None:
+        self._loop.soon(lambda: self._wake_ended(error))
+
     def lost(self, reason: str) -> None:
         """There is no such session any more."""
         self._loop.soon(lambda: self._lose(reason, -SIGKILL))
 
     def signal(self, signum: int) -> None:
         """Send a signal to the kernel's process group. SIGINT also cancels what is held; a kernel that can't be
-        reached counts as dead from the moment it is sent SIGKILL, for its owner must not wait."""
-        if signum == SIGKILL and (self.in_transit or self._anchor.state != "connected"):
-            self.exit_code = -SIGKILL
+        reached counts as dead from the moment it is sent SIGKILL, for its owner must not wait. A sleeping one is not
+        woken by a signal, and counts as dead from a SIGTERM as well."""
+        unreachable = self.in_transit or self._anchor.state != "connected"
+        if (signum == SIGKILL and unreachable) or (signum == SIGTERM and self._law.asleep):
+            self.exit_code = -signum
         self._loop.soon(lambda: self._signal(signum))
 
     def restart(self, program: dict[str, Any] | None) -> None:
@@ -189,7 +170,7 @@ class Switchboard:
 
     def relisten(self, outer: Connection) -> None:
         """Let the clients come to other ports. Raises Refused when one is taken; then all is as it was."""
-        clients = Clients.bind(self._zone, outer)
+        clients = self._bind(outer)
         heart = self._make_heart(outer, clients)
         self._loop.soon(lambda: self._change_clients(outer, clients, heart))
 
@@ -236,17 +217,26 @@ class Switchboard:
             clients.close()
             raise
 
+    def _bind(self, outer: Connection) -> Clients:
+        return Clients.bind(self._zone, outer, self._signer if self._rekeys else None)
+
     def _dial(self) -> Kernel:
-        return Kernel.dial(self._zone, self._endpoints, self.line.identity.encode())
+        signer = _signer(self.line.inner) if self._rekeys else None
+        return Kernel.dial(self._zone, self._endpoints, self.line.identity.encode(), signer)
+
+    @property
+    def _rekeys(self) -> bool:
+        """A forked kernel has the key of the one it was forked from, and its clients another."""
+        return self.line.outer.key != self.line.inner.key
 
     def _plug(self) -> None:
         """Join the clients' sockets and the kernel's."""
         clients, kernel = self._clients, self._kernel
         self._takers: dict[Socket, Taker] = {
             clients.control: self._control_asked,
-            kernel.control: lambda frames: _send(clients.control, frames),
-            kernel.stdin: lambda frames: _send(clients.stdin, frames),
-            clients.stdin: lambda frames: _send(kernel.stdin, frames),
+            kernel.control: self._control_answered,
+            kernel.stdin: lambda frames: clients.send("stdin", frames),
+            clients.stdin: self._input_given,
             clients.shell: self._shell_asked,
             kernel.shell: self._shell_answered,
             clients.iopub: self._subscribed,
@@ -277,6 +267,10 @@ class Switchboard:
             return
         if request.kind is law.Kind.EXECUTE:
             self._ledger.owe(request.id, message)
+        elif request.kind is not law.Kind.QUESTION:
+            self._recollection.passed(message)
+        if request.rouses:
+            self._pulse.attended(time.time())
         self._handle(law.RequestCame(request))
 
     def _control_asked(self, frames: Frames) -> None:
@@ -286,10 +280,18 @@ class Switchboard:
         kind = message.header.get("msg_type")
         if kind == "interrupt_request":
             self._handle(law.InterruptCame(message))
-            return
-        if kind == "shutdown_request":
-            self._handle(law.ShutdownCame())
-        _send(self._kernel.control, frames)
+        elif kind == "shutdown_request":
+            self._handle(law.ShutdownCame(message))
+        elif self._law.asleep:
+            self._handle(law.RequestCame(read_control(message)))
+        else:
+            self._kernel.send("control", frames)
+
+    def _input_given(self, frames: Frames) -> None:
+        if self._read(frames):
+            self._kernel.send("stdin", frames)
+            self._pulse.attended(time.time())
+            self._handle(law.InputCame())
 
     def _read(self, frames: Frames) -> Message | None:
         """The message, if its sender knows the key."""
@@ -304,16 +306,9 @@ class Switchboard:
         joins = event[:1] == b"\x01"
         self.attached = max(0, self.attached + (1 if joins else -1))
         if joins:
-            self._greeting.waiting.append(event[1:])
-            self._greet()
+            self._understudy.greet(event[1:])
         if joins and self._recovery.debts:
             self._loop.later(_SETTLE_SECONDS, self._recover)
-
-    def _greet(self) -> None:
-        if self._greeting.welcomed:
-            waiting, self._greeting.waiting = self._greeting.waiting, []
-            for topic in waiting:
-                _send(self._clients.iopub, self._voice.welcome(topic))
 
     # ── what comes from the kernel ──
 
@@ -329,22 +324,38 @@ class Switchboard:
         if b"execute_reply" in message.raw_header:
             content = message.content
             failed = content.get("status") == "error"
-            self._executions = content.get("execution_count") or self._executions
+            self._recollection.executions = content.get("execution_count") or self._recollection.executions
+        else:
+            self._recollection.replied(message)
         self._handle(law.ReplyCame(asked, failed, message))
         self._ledger.settle(asked)
 
     def _published(self, frames: Frames) -> None:
+        self._sounding.spoke()
         if is_welcome(frames):
-            self._greeting.welcomed = True
-            self._greet()
-        else:
-            _send(self._clients.iopub, frames)
+            self._understudy.welcomed()
+            return
+        self._clients.send("iopub", frames)
+        if message := Message.read(frames):
+            header = message.raw_header
+            if b'"execute_input"' in header:
+                self._handle(law.CellBegan(str(message.parent.get("msg_id"))))
+            else:
+                self._recollection.passed(message)
+
+    def _control_answered(self, frames: Frames) -> None:
+        self._clients.send("control", frames)
+        if message := Message.read(frames):
+            self._recollection.replied(message)
 
     def _rider_spoke(self, message: dict[str, Any]) -> None:
         match message:
             case {"event": "started"}:
                 self._unheard = None
                 self.exit_code = None
+                if self._returning:
+                    self._reconnect()  # what goes to the kernel that was killed never reaches this one
+                    self._look_whether_back()
             case {"event": "status", "running": True}:
                 if self._unheard is None:
                     self.exit_code = None
@@ -368,14 +379,20 @@ class Switchboard:
         self._forget_program()
 
     def _forget_program(self) -> None:
-        self._greeting.welcomed = False
+        self._sounding.reset()
+        self._understudy.unwelcomed()
         self._recovery.probes.clear()
+        self._recollection.forget_program()
         self._handle(law.ProgramExited())
         self._ledger.clear()
 
     def _tunnel_changed(self, state: str, detail: str) -> None:
-        if state != "reset":
-            return
+        if state == "reset":
+            self._was_reset(detail)
+        elif state == "connected":
+            self._look_whether_back()
+
+    def _was_reset(self, detail: str) -> None:
         self._reconnect()
         self._handle(
             law.AnswersLost(
@@ -390,7 +407,7 @@ class Switchboard:
     def _stream_cut(self, endpoint: str, reason: str) -> None:
         """What the kernel printed since is lost, and the clients must not think that there was nothing."""
         if reason == TRUNCATED and endpoint == self._endpoints["iopub"] and self._law.current:
-            self._tell(law.Tell(self._law.current, _TRUNCATED))
+            self._obey[law.Tell](law.Tell(self._law.current, _TRUNCATED))
 
     def _change_clients(self, outer: Connection, clients: Clients, heart: Heart) -> None:
         self._unplug()
@@ -405,7 +422,8 @@ class Switchboard:
         """New sockets: what waited in the old ones belongs to requests that are answered now."""
         self._unplug()
         self._kernel.close()
-        self._greeting.welcomed = False
+        self._sounding.reset()
+        self._understudy.unwelcomed()
         self._kernel = self._dial()
         self._plug()
 
@@ -421,28 +439,68 @@ class Switchboard:
         owed = [read_request(debt.message, self.line.language, self._signer) for debt in debts if debt.forwarded]
         self._handle(law.DebtsFound(tuple(owed)))
         for subshell in {request.subshell for request in owed}:
-            probe = self._voice.ask("kernel_info_request", _PROBE, subshell)
-            self._recovery.probes[probe.header["msg_id"]] = tuple(one for one in owed if one.subshell == subshell)
-            _send(self._kernel.shell, probe.frames)
+            lost = tuple(one for one in owed if one.subshell == subshell)
+            self._recovery.probes[self._ask("shell", subshell)] = lost
         for debt in debts:
             if not debt.forwarded:
                 request = read_request(debt.message, self.line.language, self._signer)
-                self._fail(law.Fail(request, "Unreachable", "Sojourn's front was restarted.", "The cell did not run."))
+                failure = law.Fail(request, "Unreachable", "Sojourn's front was restarted.", "The cell did not run.")
+                self._obey[law.Fail](failure)
 
     # ── what comes from the front ──
 
     def _take_news(self, news: Watched) -> None:
-        session = news.session
-        moving = session.status is SessionStatus.MOVING
-        self.in_transit = moving and news.move is not None and news.move.phase in _FROZEN
-        self._handle(law.SessionChanged(session.node, moving, self.in_transit))
-        if news.place:
+        session, self._news = news.session, news
+        nowhere = session.status in _NOWHERE
+        self._returning = self._returning or nowhere
+        if news.place or nowhere:
             self._anchor.place(news.place)
         self._anchor.expect(news.next_place)
+        self._look_whether_back()
         if session.status in ENDED:
             self._lose(
                 session.reason or f"it is {session.status}", 1 if session.status is SessionStatus.FAILED else -SIGKILL
             )
+
+    def _look_whether_back(self) -> None:
+        """A session that slept is awake again when it can be reached, and the program runs that is meant to."""
+        if self._news is None:
+            return
+        session, move = self._news.session, self._news.move
+        falling = session.status in _ASLEEP
+        slept, self._returning = self._returning, self._returning and not self._is_back(session)
+        asleep = falling or self._returning
+        moving = session.status is SessionStatus.MOVING
+        frozen = moving and move is not None and move.phase in _FROZEN
+        self.in_transit = frozen or asleep
+        self._handle(law.SessionChanged(session.node, moving, frozen, asleep, self._rewound(session, slept, asleep)))
+        if asleep:
+            self._recollection.save()
+
+    def _is_back(self, session: SessionView) -> bool:
+        starts = self._unheard is not None and self._unheard["do"] == "start"
+        if session.status in _ASLEEP or self._anchor.state != "connected" or starts:
+            return False
+        self._sounding.begin()
+        return self._sounding.hears
+
+    def _ask(self, channel: Channel, subshell: str | None = None) -> str:
+        """Ask the kernel something that changes nothing; the id of the question."""
+        probe = self._voice.ask("kernel_info_request", _PROBE, subshell)
+        self._kernel.send(channel, probe.frames)
+        return str(probe.header["msg_id"])
+
+    def _rewound(self, session: SessionView, slept: bool, asleep: bool) -> str:
+        """What to tell the next cell when this is the first news of an older state than clients have seen."""
+        if asleep:
+            return ""
+        seen, self._recollection.epoch = self._recollection.epoch, session.epoch
+        if not slept or seen is None or session.epoch <= seen:
+            return ""
+        moment = "an earlier state"
+        if self.saved_at is not None:
+            moment = time.strftime("its state of %Y-%m-%d %H:%M:%S", time.localtime(self.saved_at))
+        return _REWOUND.format(moment=moment, reason=session.reason).rstrip() + "]\n"
 
     def _lose(self, reason: str, code: int) -> None:
         if self.exit_code is None:
@@ -454,7 +512,7 @@ class Switchboard:
             self._handle(law.InterruptCame())
             return
         message = {"do": "signal", "signum": signum, "whole_group": True}
-        if signum == SIGKILL:
+        if signum == SIGKILL or (signum == SIGTERM and self._law.asleep):
             self._handle(law.ShutdownCame())
             self._unheard = message
         self._anchor.control(message)
@@ -463,15 +521,26 @@ class Switchboard:
         self._forget_program()
         self._unheard = {"do": "start", "program": program}
         self._anchor.control(self._unheard)
+        if self._law.asleep:
+            self._errands.wake(self.line.session, None)
+
+    def _wake_ended(self, error: SojournError | None) -> None:
+        if error and self._law.asleep and self._unheard:
+            self._unheard = None
+            self._ended(_NOT_STARTED, f"The session could not be woken: {error}")
+        self._handle(law.WakeEnded(error))
+        if not error:
+            self._loop.later(_SECOND_LOOK_SECONDS, self._look_whether_back)
 
     # ── the law ──
 
     def _handle(self, event: law.Event) -> None:
         for instruction in self._law.handle(event, time.monotonic()):
-            _OBEY[type(instruction)](self, instruction)
+            self._obey[type(instruction)](instruction)
         deadline = self._law.next_deadline()
         if deadline is not None or self._timer:
             self._set_timer(deadline)
+        self._pulse.executes(self._law.current is not None)
 
     def _set_timer(self, deadline: float | None) -> None:
         if self._timer:
@@ -480,65 +549,42 @@ class Switchboard:
         if deadline is not None:
             self._timer = self._loop.later(deadline - time.monotonic(), lambda: self._handle(law.TimePassed()))
 
+    def _orders(self) -> dict[type, Callable[[Any], None]]:
+        """How the law's instructions are carried out that are not the understudy's."""
+        session, errands = self.line.session, self._errands
+        return {
+            law.Forward: self._forward,
+            law.Deliver: lambda order: self._clients.send("shell", order.message.frames),
+            law.Move: lambda order: errands.move(session, order.place),
+            law.CancelMove: lambda order: errands.cancel_move(session),
+            law.Wake: lambda order: errands.wake(session, order.place),
+            law.PassInterrupt: self._pass_interrupt,
+            law.PassShutdown: lambda order: self._kernel.send("control", order.message.frames),
+            law.Discard: self._discard,
+        }
+
     def _forward(self, order: law.Forward) -> None:
         self._ledger.forwarded(order.request.id)
-        _send(self._kernel.shell, order.request.message.frames)
-
-    def _deliver(self, order: law.Deliver) -> None:
-        _send(self._clients.shell, order.message.frames)
-
-    def _abort(self, order: law.Abort) -> None:
-        self._answer(order.request, {"status": "aborted"}, {"status": "aborted"})
-
-    def _answer_empty(self, order: law.AnswerEmpty) -> None:
-        self._answer(order.request, empty_answer(order.request.message))
-
-    def _fail(self, order: law.Fail) -> None:
-        error = error_content(order.name, order.message, order.hint)
-        content = {**error, "status": "error", "execution_count": self._executions}
-        if order.request.kind is law.Kind.EXECUTE:
-            content |= {"user_expressions": {}, "payload": []}
-        self._answer(order.request, content, error=None if order.request.silent else error)
-
-    def _answer(
-        self,
-        request: law.Request,
-        content: dict[str, Any],
-        metadata: dict[str, Any] | None = None,
-        error: dict[str, Any] | None = None,
-    ) -> None:
-        """As a kernel answers: busy, the error if there is one, the reply, idle."""
-        message: Message = request.message
-        self._publish(message, "status", {"execution_state": "busy"})
-        if error and request.kind is law.Kind.EXECUTE:
-            self._publish(message, "error", error)
-        _send(self._clients.shell, self._voice.reply(message, content, metadata))
-        self._publish(message, "status", {"execution_state": "idle"})
-        self._ledger.settle(request.id)
-
-    def _tell(self, order: law.Tell) -> None:
-        self._publish(order.request.message, "stream", {"name": "stderr", "text": order.text})
-
-    def _publish(self, parent: Message, kind: str, content: dict[str, Any]) -> None:
-        _send(self._clients.iopub, self._voice.publish(kind, parent.raw_header, content))
-
-    def _move(self, order: law.Move) -> None:
-        self._errands.move(self.line.session, order.place)
-
-    def _cancel_move(self, order: law.CancelMove) -> None:
-        self._errands.cancel_move(self.line.session)
+        self._kernel.send(order.request.channel, order.request.message.frames)
 
     def _pass_interrupt(self, order: law.PassInterrupt) -> None:
         if order.message:
-            _send(self._kernel.control, order.message.frames)
+            self._kernel.send("control", order.message.frames)
         else:
             self._anchor.control({"do": "signal", "signum": int(SIGINT), "whole_group": True})
 
-    def _confirm_interrupt(self, order: law.ConfirmInterrupt) -> None:
-        if order.message:
-            _send(self._clients.control, self._voice.reply(order.message, {"status": "ok"}))
+    def _discard(self, order: law.Discard) -> None:
+        """What is to be restarted needs its session; its program ends when that wakes."""
+        restart = order.message.content.get("restart") is True
+        self._understudy.shut_down(order.message, restart)
+        self.exit_code = 0
+        if restart:
+            self._signal(SIGKILL)
+        else:
+            self._errands.discard(self.line.session)
 
 
+_REWOUND = "[this session goes on from {moment}: what it did after that is undone, but for files it shares. {reason}"
 _TRUNCATED = "[output truncated here: more was printed than could be kept while the clients were away]\n"
 
 _NO_REPLY = Unreachable(
@@ -546,24 +592,9 @@ _NO_REPLY = Unreachable(
     "The kernel has run the cell and goes on: look at its state before you run the cell again.",
 )
 
-_OBEY: dict[type, Callable[[Switchboard, Any], None]] = {
-    law.Forward: Switchboard._forward,
-    law.Deliver: Switchboard._deliver,
-    law.Abort: Switchboard._abort,
-    law.Fail: Switchboard._fail,
-    law.AnswerEmpty: Switchboard._answer_empty,
-    law.Tell: Switchboard._tell,
-    law.Move: Switchboard._move,
-    law.CancelMove: Switchboard._cancel_move,
-    law.PassInterrupt: Switchboard._pass_interrupt,
-    law.ConfirmInterrupt: Switchboard._confirm_interrupt,
-}
 
-
-def _send(socket: Socket, frames: Frames) -> None:
-    """Never blocks. Without a high-water mark there is always room; a peer that has gone is no error."""
-    with contextlib.suppress(zmq.Again):
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+def _signer(connection: Connection) -> Signer:
+    return Signer(connection.key.encode(), connection.signature_scheme)
 
 
 def _ignore(_ready: int) -> None:

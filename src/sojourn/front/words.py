@@ -28,6 +28,15 @@ class OpenRequest(Word):
     """Without a renewal for so long, and without a client attached, the kernel is stopped."""
 
 
+class AdoptRequest(Word):
+    """A session that runs or sleeps already, whose kernel is to be hosted here: a fork."""
+
+    controller: ControllerAddress
+    session: str
+    language: str = ""
+    """Of the kernel; empty: as its origin's, if that is hosted here, else python."""
+
+
 class SignalRequest(Word):
     signum: int
 

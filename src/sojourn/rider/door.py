@@ -25,7 +25,7 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 class Attach:
     """A checked first line; raises Invalid."""
 
-    __slots__ = ("anchor", "epoch", "incarnation", "what")
+    __slots__ = ("anchor", "epoch", "incarnation", "session", "what")
 
     def __init__(self, line: bytes, secret: str | None) -> None:
         body = decode_line(line)
@@ -34,6 +34,7 @@ class Attach:
         try:
             self.what, self.anchor = str(body["attach"]), str(body.get("anchor", ""))
             self.incarnation, self.epoch = int(body["incarnation"]), int(body["epoch"])
+            self.session = str(body["session"]) if body.get("session") else None
         except (KeyError, TypeError, ValueError) as wrong:
             raise Invalid("The first line lacks attach, incarnation or epoch.", "The last two are integers.") from wrong
         if self.what != "control" and not (self.what == "tunnel" and self.anchor):

@@ -85,13 +85,25 @@ class Rider:
                 f"{self._session} is in incarnation {self.incarnation}, epoch {self.epoch}; "
                 f"an agent came for {attach.incarnation}, {attach.epoch}."
             )
+        if attach.session not in (None, self._session) and attach.epoch == self.epoch:
+            raise TunnelFailed(f"{self._session} lives here in epoch {self.epoch}; an agent came for {attach.session}.")
 
     def _attach(self, attach: Attach, connection: socket.socket, early: bytes) -> None:
+        if attach.session is not None and attach.session != self._session:
+            self._become(attach.session)
         self._live(attach.incarnation, attach.epoch)
         if attach.what == "control":
             self._take_agent(connection, early)
         else:
             self._pump_of(attach.anchor).attach(connection, self.incarnation, self.epoch, early)
+
+    def _become(self, session: str) -> None:
+        """What we remember of ourselves is the memory of the session that we were forked from: its clients are not
+        ours."""
+        self._session = session
+        anchors, self._anchors = self._anchors, {}
+        for pump in anchors.values():
+            pump.abandon("the session was forked")
 
     def _live(self, incarnation: int, epoch: int) -> None:
         """A new life: connections of the one before lead nowhere, but whoever stands at the door may have come for the

@@ -1,224 +1,53 @@
-"""The switchboard's law: what becomes of each request while a kernel moves, or is about to.
-
-Events go in, past tense; instructions come out, imperative; time is an argument. The law sees requests and replies
-of the shell channel and the few control messages that matter. iopub, stdin and everything else pass it by.
-
-- A cell with a directive waits until all executes that came before it, from whomever, have finished. Then the session
-  is moved, then the cell goes to the kernel. What the same client sends after it on the same (sub)shell, a **lane**,
-  queues behind it, in order. Other lanes go on.
-- A kernel aborts only what is in its own queue. What is held here is aborted here: after an error with
-  `stop_on_error` (all clients' later cells on that subshell), and by an interrupt, which also cancels the move.
-- Silent executes, questions (completions and the like) and comm messages never cause a move. While a session moves,
-  questions wait at most a second and then get an empty answer; the kernel's own, should it still come, is dropped.
-- After a reset of the streams, or a crash of the front, answers are lost: what was pending gets an explicit error,
-  once, from here, and no cell is run again by itself. Only what changes nothing is asked again.
-"""
+"""The state of the law, and what each event does to it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 from sojourn.directive import Directive
 from sojourn.errors import SojournError
+from sojourn.switchboard_law.events import (
+    AnswersLost,
+    CellBegan,
+    DebtsFound,
+    Event,
+    InputCame,
+    InterruptCame,
+    MoveEnded,
+    ProgramExited,
+    ReplyCame,
+    RequestCame,
+    SessionChanged,
+    ShutdownCame,
+    TimePassed,
+    WakeEnded,
+)
+from sojourn.switchboard_law.instructions import (
+    Abort,
+    AnswerEmpty,
+    CancelMove,
+    ConfirmInterrupt,
+    Deliver,
+    Discard,
+    Fail,
+    Forward,
+    Instruction,
+    Move,
+    PassInterrupt,
+    PassShutdown,
+    Recall,
+    Tell,
+    Wake,
+)
+from sojourn.switchboard_law.kinds import Kind, Request
 
 PATIENCE_SECONDS = 1.0
-"""How long a question or a silent execute may wait for a session that moves."""
+"""How long a question or a silent execute may wait for a session that moves or wakes."""
 
-
-class Kind(Enum):
-    EXECUTE = auto()
-    QUESTION = auto()
-    """Has an empty answer: completions, inspection, is_complete, history."""
-    OTHER = auto()
-    """Gets a reply that nobody but the kernel can give, and changes nothing: kernel_info and comm_info."""
-    NOTICE = auto()
-    """Gets no reply: comm messages."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A request on the shell channel, as much of it as the law needs."""
-
-    id: str
-    client: bytes
-    subshell: str | None
-    kind: Kind
-    silent: bool = False
-    stops_on_error: bool = True
-    directive: Directive | None = None
-    fault: SojournError | None = None
-    """What is wrong with its directive; told when its turn comes, as a kernel would."""
-    message: Any = None
-    """What the switchboard needs to forward or answer it; the law does not look."""
-
-
-# ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCame:
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyCame:
-    """The kernel answered the request `id` on shell."""
-
-    id: str
-    failed: bool
-    message: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class InterruptCame:
-    """`message`: the client's interrupt_request; None when it came as a signal."""
-
-    message: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShutdownCame:
-    """The program is about to be ended or restarted by its owner."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramExited:
-    """The kernel's process ended: what it had been asked will never be answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionChanged:
-    """`moving`: a move is under way. `frozen`: nothing of the session runs."""
-
-    node: str | None
-    moving: bool
-    frozen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MoveEnded:
-    """The move the law asked for. `moved` is False when the session was at the place already."""
-
-    moved: bool
-    error: SojournError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DebtsFound:
-    """These went to the kernel in an earlier life of the front; it may have answered them since."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswersLost:
-    """What is still pending of these will not be answered any more. None: of all; the streams were reset because the
-    session went on from an older state, or is gone."""
-
-    error: SojournError
-    requests: tuple[Request, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TimePassed:
-    """A deadline of `next_deadline` may have come."""
-
-
-Event = (
-    RequestCame
-    | ReplyCame
-    | InterruptCame
-    | ShutdownCame
-    | ProgramExited
-    | SessionChanged
-    | MoveEnded
-    | DebtsFound
-    | AnswersLost
-    | TimePassed
-)
-
-# ── instructions ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Send it to the kernel."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Send the kernel's reply to its client."""
-
-    message: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """Answer with `aborted`, and busy/idle, as the kernel would have."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Answer with an error, as the kernel would have."""
-
-    request: Request
-    name: str
-    message: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerEmpty:
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Write to the cell's stderr."""
-
-    request: Request
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Ask for the session to be moved; MoveEnded must follow."""
-
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class CancelMove:
-    """Take back the last Move if that is still possible; MoveEnded follows all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassInterrupt:
-    message: Any
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmInterrupt:
-    """It hit held cells only: tell the client it is done, and spare the kernel."""
-
-    message: Any
-
-
-Instruction = (
-    Forward | Deliver | Abort | Fail | AnswerEmpty | Tell | Move | CancelMove | PassInterrupt | ConfirmInterrupt
-)
-
-# ── the law ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-Lane = tuple[bytes, str | None]
+Lane = tuple[bytes, str | None, str]
 
 
 @dataclass(slots=True, eq=False)
@@ -227,10 +56,14 @@ class _Entry:
     """Counts up with each arrival."""
     request: Request
     since: float
+    begun: bool = False
+    """The kernel said so."""
+    excused: bool = False
+    """It could not be woken for this one, which waits for whoever comes next."""
 
     @property
     def lane(self) -> Lane:
-        return (self.request.client, self.request.subshell)
+        return (self.request.client, self.request.subshell, self.request.channel)
 
     @property
     def executes(self) -> bool:
@@ -247,6 +80,13 @@ class _Errand:
 
 
 @dataclass(slots=True)
+class _Call:
+    """A wake that was asked for. `entry`: the cell whose place it is to wake at."""
+
+    entry: _Entry | None
+
+
+@dataclass(slots=True)
 class _Visit:
     """A cell with `--return` that runs, or has run, away from `origin`."""
 
@@ -259,8 +99,10 @@ class SwitchboardLaw:
     """The state; `handle` is the whole of its interface, with `next_deadline` and `current`."""
 
     _node: str | None = None
-    _moving_since: float | None = None
+    _still_since: float | None = None
+    """Since when the session may not answer: it moves or sleeps."""
     _frozen: bool = False
+    _asleep: bool = False
     _count: int = 0
     _pending: dict[str, _Entry] = field(default_factory=dict)
     """With the kernel, not yet answered, in order of arrival there."""
@@ -270,20 +112,29 @@ class SwitchboardLaw:
     """Answered here although the kernel may still answer."""
     _errand: _Errand | None = None
     _visit: _Visit | None = None
+    _call: _Call | None = None
+    _interrupted: bool = False
+    """A cell that was frozen while it ran has been interrupted since."""
+    _rewound: str = ""
+    """What the next cell is to be told."""
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event in; `now` is in seconds of any clock that only grows."""
         instructions = list(_HANDLERS[type(event)](self, event, now))
-        if self._lanes:
+        if self._lanes and not self._asleep:
             instructions.extend(self._advance(now))
         return instructions
 
     def next_deadline(self) -> float | None:
         """When TimePassed is due; None: not before another event."""
-        if self._moving_since is None:
+        if self._still_since is None:
             return None
         since = min((entry.since for entry in self._impatient()), default=None)
-        return None if since is None else max(since, self._moving_since) + PATIENCE_SECONDS
+        return None if since is None else max(since, self._still_since) + PATIENCE_SECONDS
+
+    @property
+    def asleep(self) -> bool:
+        return self._asleep
 
     @property
     def current(self) -> Request | None:
@@ -295,15 +146,23 @@ class SwitchboardLaw:
     def _request_came(self, event: RequestCame, now: float) -> Iterator[Instruction]:
         self._count += 1
         entry = _Entry(self._count, event.request, now)
-        if entry.lane in self._lanes or self._blocks(entry) or self._is_away(entry.lane):
-            self._lanes.setdefault(entry.lane, deque()).append(entry)
+        if self._asleep:
+            yield from self._came_asleep(entry)
+        elif entry.lane in self._lanes or self._blocks(entry) or self._is_away(entry.lane):
+            self._hold(entry)
         else:
-            yield self._forward(entry)
+            yield from self._forward(entry)
 
-    def _forward(self, entry: _Entry) -> Forward:
-        if entry.request.kind is not Kind.NOTICE:
+    def _hold(self, entry: _Entry) -> None:
+        self._lanes.setdefault(entry.lane, deque()).append(entry)
+
+    def _forward(self, entry: _Entry) -> Iterator[Instruction]:
+        if self._rewound and entry.executes and not entry.request.silent:
+            yield Tell(entry.request, self._rewound)
+            self._rewound = ""
+        if entry.request.kind not in (Kind.ACT, Kind.FORMALITY):
             self._pending[entry.request.id] = entry
-        return Forward(entry.request)
+        yield Forward(entry.request)
 
     def _reply_came(self, event: ReplyCame, now: float) -> Iterator[Instruction]:
         entry = self._pending.pop(event.id, None)
@@ -316,6 +175,11 @@ class SwitchboardLaw:
                 yield from self._abort_after(entry)
             if self._visit and self._visit.entry is entry:
                 yield from self._go_home(self._visit)
+
+    def _cell_began(self, event: CellBegan, now: float) -> Iterator[Instruction]:
+        if entry := self._pending.get(event.id):
+            entry.begun = True
+        yield from ()
 
     def _abort_after(self, failed: _Entry) -> Iterator[Instruction]:
         """As a kernel does: every later execute on that subshell, whoever sent it."""
@@ -348,7 +212,7 @@ class SwitchboardLaw:
     def _release(self) -> Iterator[Instruction]:
         for lane, queue in list(self._lanes.items()):
             while queue and not self._is_away(lane) and not self._blocks(queue[0]):
-                yield self._forward(queue.popleft())
+                yield from self._forward(queue.popleft())
             if not queue:
                 del self._lanes[lane]
 
@@ -382,8 +246,8 @@ class SwitchboardLaw:
 
     def _set_out(self, entry: _Entry, directive: Directive, now: float) -> Move:
         self._errand = _Errand(entry, self._node)
-        if self._moving_since is None:
-            self._moving_since = now
+        if self._still_since is None:
+            self._still_since = now
         return Move(directive.place)
 
     def _call_off(self) -> Iterator[Instruction]:
@@ -397,7 +261,7 @@ class SwitchboardLaw:
 
     def _move_ended(self, event: MoveEnded, now: float) -> Iterator[Instruction]:
         errand, self._errand = self._errand, None
-        self._moving_since = now if self._frozen else None
+        self._still_since = now if self._frozen or self._asleep else None
         if errand is None:
             return
         if errand.homeward:
@@ -411,6 +275,8 @@ class SwitchboardLaw:
             yield Tell(visit.entry.request, f"The session did not return to {visit.origin}: {event.error}\n")
 
     def _arrived(self, entry: _Entry, origin: str | None, event: MoveEnded) -> Iterator[Instruction]:
+        if self._asleep:
+            return  # it fell asleep meanwhile, and is being woken for this cell, whose turn comes once more
         if event.error:
             yield from self._refuse(entry, event.error)
             return
@@ -418,34 +284,90 @@ class SwitchboardLaw:
         directive = entry.request.directive
         if directive and directive.returns and event.moved and origin:
             self._visit = _Visit(entry, origin)
-        yield self._forward(entry)
+        yield from self._forward(entry)
 
     def _refuse(self, entry: _Entry, error: SojournError) -> Iterator[Instruction]:
         yield from self._drop(entry)
-        yield Fail(entry.request, type(error).__name__, error.message, f"{error.hint} The cell did not run.".lstrip())
-        yield from self._abort_after(entry)
+        outcome = "The cell did not run." if entry.executes else ""
+        yield Fail(entry.request, type(error).__name__, error.message, f"{error.hint} {outcome}".strip())
+        if entry.executes:
+            yield from self._abort_after(entry)
 
     def _session_changed(self, event: SessionChanged, now: float) -> Iterator[Instruction]:
-        self._node, self._frozen = event.node, event.frozen
-        if not event.moving and not self._errand:
-            self._moving_since = None
-        elif self._moving_since is None:
-            self._moving_since = now
-        yield from ()
+        self._node, self._frozen, self._asleep = event.node, event.frozen, event.asleep
+        self._rewound = event.rewound or self._rewound
+        if not (event.moving or event.asleep or self._errand):
+            self._still_since = None
+        elif self._still_since is None:
+            self._still_since = now
+        if event.asleep:
+            yield from self._rouse()
+        else:
+            self._interrupted = False
+
+    # sleep
+
+    def _came_asleep(self, entry: _Entry) -> Iterator[Instruction]:
+        request = entry.request
+        if request.kind is Kind.FACT:
+            yield Recall(request)
+        elif self._call is None and not request.rouses and request.kind is not Kind.FORMALITY:
+            yield _substitute(request)
+        else:
+            self._hold(entry)
+            yield from self._rouse()
+
+    def _rouse(self) -> Iterator[Instruction]:
+        """Have it woken if there is a reason and nobody does so yet. What went to the kernel just before it fell
+        asleep, and has not begun, is one; a cell that was frozen while it ran is none: somebody wanted that."""
+        held = next((entry for entry in self._held() if entry.request.rouses), None)
+        waiting = [entry for entry in self._pending.values() if entry.request.rouses]
+        if self._call or not (held or (waiting and not any(entry.begun or entry.excused for entry in waiting))):
+            return
+        directive = held.request.directive if held else None
+        place = directive.place if directive and not directive.returns else None
+        self._call = _Call(held if place else None)
+        yield Wake(place)
+
+    def _input_came(self, event: InputCame, now: float) -> Iterator[Instruction]:
+        if self._asleep and self._call is None:
+            self._call = _Call(None)
+            yield Wake(None)
+
+    def _wake_ended(self, event: WakeEnded, now: float) -> Iterator[Instruction]:
+        call, self._call = self._call, None
+        if call is None or event.error is None or not self._asleep:
+            return
+        if call.entry is None:
+            yield from self._sleep_on(event.error)
+            return
+        if call.entry in self._held():
+            yield from self._refuse(call.entry, event.error)
+        yield from self._rouse()
+
+    def _sleep_on(self, error: SojournError) -> Iterator[Instruction]:
+        wanted = [entry for entry in self._held() if entry.request.rouses]
+        for entry in wanted:
+            if entry in self._held():
+                yield from self._refuse(entry, error)
+        if not wanted and self.current:
+            yield Tell(self.current, f"The session could not be woken: {error}\n")
+        for entry in self._pending.values():
+            entry.excused = True
 
     # patience
 
     def _impatient(self) -> Iterator[_Entry]:
-        """Those that wait only so long while the session moves."""
+        """Those that wait only so long while the session moves or sleeps."""
         for entry in self._pending.values():
-            if entry.request.kind is Kind.QUESTION:
+            if entry.request.kind is Kind.QUESTION or (self._asleep and entry.request.kind is Kind.FACT):
                 yield entry
         for entry in self._held():
             if entry.request.kind is Kind.QUESTION or (entry.executes and entry.request.silent):
                 yield entry
 
     def _time_passed(self, event: TimePassed, now: float) -> Iterator[Instruction]:
-        if self._moving_since is None or now < self._moving_since + PATIENCE_SECONDS:
+        if self._still_since is None or now < self._still_since + PATIENCE_SECONDS:
             return
         due = [entry for entry in self._impatient() if now >= entry.since + PATIENCE_SECONDS]
         for entry in due:
@@ -456,23 +378,34 @@ class SwitchboardLaw:
             self._answered.add(entry.request.id)
         else:
             yield from self._drop(entry)
-        yield Abort(entry.request) if entry.executes else AnswerEmpty(entry.request)
+        yield _substitute(entry.request)
 
     # what cuts across
 
     def _interrupt_came(self, event: InterruptCame, now: float) -> Iterator[Instruction]:
         held = self._held_executes()
-        traveller = self._errand.entry if self._errand and not self._errand.homeward else None
+        first = self._errand.entry if self._errand and not self._errand.homeward else None
+        if held and self._asleep:
+            first = first or held[0]
         if held:
             yield from self._call_off()
         for entry in held:
             yield from self._drop(entry)
-            if entry is traveller:
+            if entry is first:
                 yield Fail(entry.request, "KeyboardInterrupt", "The cell was interrupted before it ran.")
             else:
                 yield Abort(entry.request)
-        runs = self.current is not None
-        yield PassInterrupt(event.message) if runs or not held else ConfirmInterrupt(event.message)
+        yield from self._interrupt_sleeper(event) if self._asleep else self._interrupt_kernel(event, bool(held))
+
+    def _interrupt_kernel(self, event: InterruptCame, hit: bool) -> Iterator[Instruction]:
+        yield ConfirmInterrupt(event.message) if hit and self.current is None else PassInterrupt(event.message)
+
+    def _interrupt_sleeper(self, event: InterruptCame) -> Iterator[Instruction]:
+        """It wakes nobody. A cell that was frozen while it ran ends when it wakes; one interrupt is enough for that."""
+        if self.current and not self._interrupted:
+            self._interrupted = True
+            yield PassInterrupt(None)
+        yield ConfirmInterrupt(event.message)
 
     def _clear_hold(self) -> Iterator[Instruction]:
         yield from self._call_off()
@@ -483,11 +416,13 @@ class SwitchboardLaw:
                 yield Abort(entry.request)
             elif entry.request.kind is Kind.QUESTION:
                 yield AnswerEmpty(entry.request)
-            else:
-                yield self._forward(entry)
+            elif not self._asleep:
+                yield from self._forward(entry)
 
     def _shutdown_came(self, event: ShutdownCame, now: float) -> Iterator[Instruction]:
         yield from self._clear_hold()
+        if event.message:
+            yield Discard(event.message) if self._asleep else PassShutdown(event.message)
 
     def _program_exited(self, event: ProgramExited, now: float) -> Iterator[Instruction]:
         self._pending.clear()
@@ -497,7 +432,7 @@ class SwitchboardLaw:
     def _debts_found(self, event: DebtsFound, now: float) -> Iterator[Instruction]:
         for request in event.requests:
             self._count += 1
-            self._pending[request.id] = _Entry(self._count, request, now)
+            self._pending[request.id] = _Entry(self._count, request, now, begun=True)
         yield from ()
 
     def _answers_lost(self, event: AnswersLost, now: float) -> Iterator[Instruction]:
@@ -508,29 +443,40 @@ class SwitchboardLaw:
             yield from self._do_without(entry, event.error)
 
     def _do_without(self, entry: _Entry, error: SojournError) -> Iterator[Instruction]:
-        if entry.request.kind is Kind.OTHER:
-            yield self._forward(entry)
+        if entry.request.kind is Kind.FACT and not self._asleep:
+            yield from self._forward(entry)
             return
         self._answered.add(entry.request.id)
         if entry.executes:
             yield Fail(entry.request, type(error).__name__, error.message, error.hint)
-            yield from self._abort_after(entry)
+            if not (self._asleep and entry.begun):  # what is held then was asked of a session that was known to sleep
+                yield from self._abort_after(entry)
         else:
-            yield AnswerEmpty(entry.request)
+            yield _substitute(entry.request)
 
 
 def _travels(request: Request) -> bool:
     return request.directive is not None or request.fault is not None
 
 
+def _substitute(request: Request) -> Instruction:
+    """The answer of last resort."""
+    if request.kind is Kind.FACT:
+        return Recall(request)
+    return Abort(request) if request.kind is Kind.EXECUTE else AnswerEmpty(request)
+
+
 _HANDLERS: dict[type, Callable[[SwitchboardLaw, Any, float], Iterator[Instruction]]] = {
     RequestCame: SwitchboardLaw._request_came,
     ReplyCame: SwitchboardLaw._reply_came,
+    CellBegan: SwitchboardLaw._cell_began,
+    InputCame: SwitchboardLaw._input_came,
     InterruptCame: SwitchboardLaw._interrupt_came,
     ShutdownCame: SwitchboardLaw._shutdown_came,
     ProgramExited: SwitchboardLaw._program_exited,
     SessionChanged: SwitchboardLaw._session_changed,
     MoveEnded: SwitchboardLaw._move_ended,
+    WakeEnded: SwitchboardLaw._wake_ended,
     DebtsFound: SwitchboardLaw._debts_found,
     AnswersLost: SwitchboardLaw._answers_lost,
     TimePassed: SwitchboardLaw._time_passed,
