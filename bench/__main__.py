@@ -1,4 +1,4 @@
-"""`python -m bench move|roundtrip|start`: one JSON object on stdout."""
+"""`python -m bench move|roundtrip|start|suspend`: one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def main() -> None:
     roundtrip.add_argument("--sessions", type=int, default=20, help="kernels running while memory is read")
     start = commands.add_parser("start", parents=[shared], help="how soon a new kernel is ready")
     start.add_argument("--rounds", type=int, default=7)
+    suspend = commands.add_parser("suspend", parents=[shared], help="how soon a session sleeps, and answers again")
+    suspend.add_argument("--heap-gb", type=float, nargs="+", default=[0.1, 1.0, 4.0])
+    suspend.add_argument("--times", type=int, default=3)
+    suspend.add_argument("--peers", action="store_true", help="podman's and runc's own way in the same run")
     options = parser.parse_args()
     result = _measure(options)
     print(json.dumps(result, indent=None if options.json else 2))
@@ -36,6 +40,10 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         from bench import roundtrip
 
         return roundtrip.measure(options.rounds, options.sessions)
+    if options.command == "suspend":
+        from bench import suspend
+
+        return suspend.measure(options.heap_gb, options.times, options.peers)
     from bench import start
 
     return start.measure(options.rounds)
