@@ -4,6 +4,7 @@ what the test tells it to say."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from sojourn import wire
-from sojourn.model import Capabilities, Inspection, Load, MoveReport, Resources
+from sojourn.chunks import Manifest, Vault, open_store
+from sojourn.model import Capabilities, Inspection, Load, MoveReport, Resources, SaveReport
 from sojourn.wire import Acknowledge, Held, Hello, Instruct, Report, Turned, Welcome, from_controller
 
 GIGABYTE = 2**30
@@ -133,6 +135,38 @@ def _events(kind: type, *names: str) -> Callable[[FakeAgent, Any], list[Any]]:
     return lambda _, asked: [kind(**{name: getattr(asked, name) for name in names})]
 
 
+def save(agent: FakeAgent, asked: wire.SaveSession) -> list[Any]:
+    """A real checkpoint in the real store, of nothing much."""
+    vault = Vault(open_store(asked.store.url), bytes.fromhex(asked.store.key))
+    with vault.writing(asked.save):
+        layer = vault.write_body([b"a small file", asked.save.encode()])
+        vault.publish(
+            Manifest(
+                id=asked.save,
+                session=asked.session,
+                created_at=time.time(),
+                boot="boot",
+                node=agent.name,
+                criu="4.2",
+                spec={},
+                incarnation=asked.incarnation,
+                epoch=1,
+                layer=layer,
+            )
+        )
+    report = SaveReport(frozen_s=0.2, total_s=1.0, memory_bytes=GIGABYTE // 10, stored_bytes=1000, layer_bytes=44)
+    known = {"session": asked.session, "incarnation": asked.incarnation}
+    return [
+        wire.SessionFrozen(move=asked.save, session=asked.session),
+        wire.SessionSaved(save=asked.save, report=report, **known),
+    ]
+
+
+def _woken(agent: FakeAgent, asked: wire.WakeSession) -> list[Any]:
+    known = {"move": asked.wake, "session": asked.session, "incarnation": asked.incarnation, "report": MoveReport()}
+    return [wire.SessionThawed(**known), wire.SessionFilled(**known)]
+
+
 _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
     "start_sandbox": lambda agent, asked: [
         wire.SandboxStarted(
@@ -151,6 +185,8 @@ _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
         wire.SessionFrozen(move=asked.move, session=asked.session),
         wire.SessionSent(move=asked.move, session=asked.session),
     ],
+    "save_session": save,
+    "wake_session": _woken,
     "commit_move": _events(wire.MoveCommitted, "move", "session"),
     "roll_back_move": _events(wire.MoveRolledBack, "move", "session", "incarnation"),
     "abandon_arrival": _events(wire.ArrivalAbandoned, "move", "session"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -17,9 +18,10 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from toy_controller import Session, ToyController
 
-from sojourn.errors import Busy, Invalid, MoveFailed, Unknown
+from sojourn.errors import Busy, Invalid, MoveFailed, Unknown, WakeFailed
 from sojourn.front.client import FrontClient, ensure, front_folder
 from sojourn.front.connection import Connection, inner_connection
+from sojourn.front.host import INNER_FILE, told_where
 from sojourn.front.words import Card
 from sojourn.model import Program, SessionSpec, SessionStatus
 
@@ -113,7 +115,8 @@ def run(client: BlockingKernelClient, code: str, **how: Any) -> str:
 @pytest.fixture
 def kernel(controller: ToyController, hosting: None) -> Iterator[Kernel]:
     controller.asked.clear()
-    controller.moves = controller.arrive
+    controller.woken.clear()
+    controller.moves, controller.wakes = controller.arrive, controller.wake
     made = Kernel(controller, ensure(controller.address))
     yield made
     made.client.stop_channels()
@@ -282,6 +285,113 @@ def _replace_front(kernel: Kernel, pause: float = 0) -> FrontClient:
     front = ensure(kernel.controller.address)
     assert card().pid != old
     return front
+
+
+def test_a_cell_wakes_a_sleeping_kernel_and_looking_at_it_does_not(kernel: Kernel) -> None:
+    kernel.run("x = 1")
+    kernel.controller.sleep(kernel.session)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    assert kernel.front.kernel(kernel.id).running
+    other = client_of(kernel.connection)
+    assert other.hb_channel.is_beating()
+    other.stop_channels()
+    assert kernel.controller.woken == []
+    assert kernel.run("print(x)") == "1\n"
+    assert kernel.controller.woken == [None]
+    assert kernel.session.view.status is SessionStatus.RUNNING
+
+
+def test_a_new_front_answers_for_a_kernel_that_sleeps(kernel: Kernel) -> None:
+    kernel.run("x = 1")
+    kernel.controller.sleep(kernel.session)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    kernel.front = _replace_front(kernel)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    other = client_of(kernel.connection)
+    assert _reply_to(other, other.kernel_info())["implementation"] == "ipython"
+    assert kernel.controller.woken == []
+    assert run(other, "print(x)") == "1\n"
+    other.stop_channels()
+
+
+def test_a_kernel_that_wakes_in_an_older_state_says_so(kernel: Kernel) -> None:
+    kernel.run("x = 1")
+    kernel.controller.sleep(kernel.session)
+    kernel.controller.wakes = lambda session: kernel.controller.wake(session, epoch=1)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    said = kernel.run("print(x)")
+    assert "goes on from its state of 1979-12-" in said
+    assert said.endswith("]\n1\n")
+    assert kernel.run("print(x)") == "1\n"
+
+
+def test_a_wake_that_fails_is_the_error_of_the_cell(kernel: Kernel) -> None:
+    def wakes(session: Session) -> None:
+        raise WakeFailed("Checkpoint c is damaged.")
+
+    kernel.controller.sleep(kernel.session)
+    kernel.controller.wakes = wakes
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    assert kernel.run("1") == "WakeFailed: Checkpoint c is damaged."
+    kernel.controller.wakes = kernel.controller.wake
+    assert kernel.run("print('awake')") == "awake\n"
+
+
+def test_a_restart_in_its_sleep_comes_up_fresh(kernel: Kernel) -> None:
+    kernel.run("x = 1")
+    kernel.controller.sleep(kernel.session)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    kernel.front.signal(kernel.id, signal.SIGTERM)
+    assert kernel.front.kernel(kernel.id).exit_code == -15, "nobody waits for a program that sleeps"
+    assert kernel.controller.woken == []
+    kernel.front.start(kernel.id)
+    assert kernel.run("x") == "NameError: name 'x' is not defined"
+    assert set(kernel.controller.woken) == {None}
+
+
+def test_a_shutdown_in_its_sleep_ends_the_session(kernel: Kernel) -> None:
+    kernel.controller.sleep(kernel.session)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    kernel.client.shutdown()
+    assert kernel.client.get_control_msg(timeout=10)["content"]["status"] == "ok"
+    _eventually(lambda: kernel.session.view.status is SessionStatus.STOPPED)
+    assert not kernel.front.kernel(kernel.id).running
+    assert kernel.controller.woken == []
+
+
+def test_the_lease_of_a_kernel_stands_still_in_its_sleep(kernel: Kernel) -> None:
+    kernel.controller.sleep(kernel.session)
+    _eventually(lambda: kernel.front.kernel(kernel.id).status is SessionStatus.SUSPENDED)
+    kernel.client.stop_channels()
+    kernel.front.lease(kernel.id, 0.1)
+    time.sleep(2.5)
+    assert kernel.session.view.status is SessionStatus.SUSPENDED
+
+
+def test_the_controller_hears_of_what_a_kernel_does(kernel: Kernel) -> None:
+    kernel.controller.active.clear()
+    kernel.run("import time; time.sleep(0.7)")
+    _eventually(lambda: kernel.controller.active == [True, False])
+
+
+def test_a_kernel_that_runs_already_is_adopted(kernel: Kernel, controller: ToyController) -> None:
+    inner = inner_connection(Connection(**kernel.connection)).model_copy(update={"key": "its origin's"})
+    there = controller.begin(told_where(spec(), {INNER_FILE: inner.model_dump_json(exclude_none=True)}))
+    adopted = kernel.front.adopt(there.id, controller.address)
+    assert kernel.front.adopt(there.id, controller.address).connection == adopted.connection
+    assert adopted.connection["key"] not in ("its origin's", kernel.connection["key"])
+    client = client_of(adopted.connection)
+    assert run(client, "print('adopted')") == "adopted\n"
+    client.stop_channels()
+    file = json.loads((front_folder() / "connections" / f"kernel-{there.id}.json").read_text())
+    assert file == {"kernel_name": "sojourn", **adopted.connection}
+    kernel.front = _replace_front(kernel)
+    again = client_of(kernel.front.kernel(there.id).connection)
+    assert run(again, "print('again')") == "again\n"
+    again.stop_channels()
+    kernel.front.close(there.id)
+    with pytest.raises(Unknown):
+        kernel.front.adopt("nobody", controller.address)
 
 
 def test_files_of_the_front_are_private(kernel: Kernel) -> None:

@@ -136,10 +136,16 @@ class FakeAgent:
     """Brings clients to the rider: by passing their socket on, or by splicing."""
 
     def __init__(
-        self, rider: RiderProcess, passes: bool, incarnation: int = 1, epoch: int = 0, anchor: str = "a1"
+        self,
+        rider: RiderProcess,
+        passes: bool,
+        incarnation: int = 1,
+        epoch: int = 0,
+        anchor: str = "a1",
+        session: str = "s1",
     ) -> None:
         self.rider, self.passes, self.incarnation, self.epoch = rider, passes, incarnation, epoch
-        self.anchor = anchor
+        self.anchor, self.session = anchor, session
         self.gate = threading.Event()
         self.gate.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -188,7 +194,13 @@ class FakeAgent:
         assert read_line(client)["ticket"] == "let me in"
         client.sendall(b'{"ok": true}\n')
         self.gate.wait()
-        first = {"attach": "tunnel", "anchor": self.anchor, "incarnation": self.incarnation, "epoch": self.epoch}
+        first = {
+            "attach": "tunnel",
+            "session": self.session,
+            "anchor": self.anchor,
+            "incarnation": self.incarnation,
+            "epoch": self.epoch,
+        }
         with self._lock:
             self._carried.append(client)
         if self.passes:
@@ -212,12 +224,12 @@ class FakeAgent:
 
 
 class AnchorThread:
-    def __init__(self, anchor: str = "a1") -> None:
+    def __init__(self, anchor: str = "a1", session: str = "s1") -> None:
         self.loop = Loop()
         self.states: list[tuple[str, str]] = []
         self.said: list[dict[str, Any]] = []
         self.anchor = Anchor(
-            self.loop, "s1", anchor, on_control=self.said.append, on_state=lambda *what: self.states.append(what)
+            self.loop, session, anchor, on_control=self.said.append, on_state=lambda *what: self.states.append(what)
         )
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
         self.thread.start()
@@ -382,6 +394,30 @@ def test_a_session_set_back_resets_the_streams(echo: tuple[RiderProcess, int], n
     assert wait_for(lambda: [state for state, _ in near.states if state == "reset"])
     exchange(near.connect(endpoint), 1000, random.Random(2))
     agent.close()
+
+
+def test_a_forked_rider_learns_who_it_is_and_forgets_whom_it_knew(echo: tuple[RiderProcess, int]) -> None:
+    rider, port = echo
+    origin, fork = AnchorThread(), AnchorThread("a2", session="s2")
+    known = FakeAgent(rider, rider.address.startswith("/"))
+    agent = FakeAgent(rider, rider.address.startswith("/"), incarnation=2, epoch=1, anchor="a2", session="s2")
+    try:
+        origin.call(origin.anchor.place, known.place())
+        connection = origin.connect(origin.call(origin.anchor.listen, f"tcp:127.0.0.1:{port}"))
+        exchange(connection, 1000, random.Random(1))
+        with rider.attach(attach="control", session="s2", incarnation=1, epoch=0) as early:
+            assert "s1 lives here" in read_line(early)["error"]
+        fork.call(fork.anchor.place, agent.place())
+        exchange(fork.connect(fork.call(fork.anchor.listen, f"tcp:127.0.0.1:{port}")), 1000, random.Random(2))
+        with rider.attach(attach="control", session="s2", incarnation=2, epoch=1) as control:
+            assert read_line(control)["ok"]
+            assert read_line(control)["anchors"] == ["a2"]
+        connection.close()
+    finally:
+        for end in (known, agent):
+            end.close()
+        for front in (origin, fork):
+            front.stop()
 
 
 def test_hanging_up_leaves_nothing_that_leads_outside(tmp_path: Path, near: AnchorThread) -> None:

@@ -1,7 +1,7 @@
 """A controller in a few lines for tests of the front: real riders with real kernels, and moves that move nothing.
 
 Each session is one rider on this machine. `moves` decides what a move does; by default the rider stays where it is and
-gets another incarnation, which is all a front can tell of a move.
+gets another incarnation, which is all a front can tell of a move. A session that sleeps is a rider that stands still.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 
 from sojourn.errors import SojournError, Unknown
-from sojourn.model import MovePhase, MovePlan, MoveView, Place, SessionSpec, SessionStatus, SessionView
+from sojourn.model import (
+    CheckpointView,
+    MovePhase,
+    MovePlan,
+    MoveView,
+    Place,
+    SessionSpec,
+    SessionStatus,
+    SessionView,
+    WakePhase,
+    WakeView,
+)
 from sojourn.rider.build import build_rider
 from sojourn.settings import Controller
 
@@ -72,6 +83,7 @@ class Session:
 
     def __init__(self, folder: Path, spec: SessionSpec) -> None:
         self.id = uuid.uuid4().hex[:12]
+        self.spec = spec
         self.folder = folder / self.id
         self.folder.mkdir()
         self.rider = self._ride(spec)
@@ -81,6 +93,7 @@ class Session:
             created_at=time.time(),
         )  # fmt: skip
         self.move: MoveView | None = None
+        self.wake: WakeView | None = None
 
     def _lay(self, files: dict[str, str]) -> dict[str, str]:
         """The spec's files, below this folder; said path -> real path."""
@@ -129,6 +142,7 @@ class Session:
             "place": place.model_dump(mode="json") if running and anchor else None,
             "next_place": None,
             "move": self.move.model_dump(mode="json") if self.move else None,
+            "wake": self.wake.model_dump(mode="json") if self.wake else None,
         }
 
 
@@ -140,6 +154,10 @@ class ToyController:
         self.sessions: dict[str, Session] = {}
         self.asked: list[str] = []
         self.moves: Callable[[Session, str], None] = self.arrive
+        self.wakes: Callable[[Session], None] = self.wake
+        self.woken: list[str | None] = []
+        """Places at which sessions were to be woken."""
+        self.active: list[bool] = []
         self._watchers: set[asyncio.Event] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = Controller(f"http://127.0.0.1:{self._listener.getsockname()[1]}", "t")
@@ -157,6 +175,11 @@ class ToyController:
         self._listener.close()
         for session in self.sessions.values():
             session.stop()
+
+    def begin(self, spec: SessionSpec) -> Session:
+        session = Session(self.folder, spec)
+        self.sessions[session.id] = session
+        return session
 
     def change(self, session: Session, under_way: MoveView | None = None, **changes: Any) -> None:
         """From any thread: tell every watcher."""
@@ -184,6 +207,21 @@ class ToyController:
             incarnation=known.incarnation + 1, epoch=known.epoch + epoch,
         )  # fmt: skip
 
+    def sleep(self, session: Session) -> None:
+        """The rider and its program stand still, and nobody is told where."""
+        for pid in _family(session.rider.pid):
+            os.kill(pid, signal.SIGSTOP)
+        self.change(session, status=SessionStatus.SUSPENDED, checkpoint="c")
+
+    def wake(self, session: Session, epoch: int = 0) -> None:
+        session.wake = WakeView(
+            id=uuid.uuid4().hex, session=session.id, node="here", checkpoint="c", exact=not epoch,
+            phase=WakePhase.FILLING, started_at=0.0,
+        )  # fmt: skip
+        self.change(session, status=SessionStatus.WAKING)
+        time.sleep(0.2)
+        self.thaw(session, "here", epoch)
+
     def arrive(self, session: Session, place: str) -> None:
         if place != session.view.node:
             self.freeze(session, place)
@@ -209,9 +247,7 @@ class ToyController:
         @app.post("/api/sessions")
         async def start(request: Request) -> Any:
             spec = SessionSpec.model_validate((await request.json())["spec"])
-            session = await asyncio.to_thread(Session, self.folder, spec)
-            self.sessions[session.id] = session
-            return session.view
+            return (await asyncio.to_thread(self.begin, spec)).view
 
         @app.get("/api/sessions/{session}")
         async def view(session: str) -> Any:
@@ -231,6 +267,28 @@ class ToyController:
             await asyncio.to_thread(self.moves, found, place)
             plan = MovePlan(session=session, source="here", target=place)
             return {"session": found.view, "move": None, "plan": plan}
+
+        @app.post("/api/sessions/{session}/resume")
+        async def resume(session: str, request: Request) -> Any:
+            found = self._find(session)
+            self.woken.append((await request.json())["to"])
+            if found.view.status is SessionStatus.SUSPENDED:
+                await asyncio.to_thread(self.wakes, found)
+            return found.view
+
+        @app.post("/api/sessions/{session}/activity")
+        async def activity(session: str, request: Request) -> None:
+            self.active.append((await request.json())["executing"])
+
+        @app.get("/api/sessions/{session}/spec")
+        async def spec(session: str) -> Any:
+            return self._find(session).spec
+
+        @app.get("/api/checkpoints/{checkpoint}")
+        async def checkpoint(checkpoint: str) -> Any:
+            return CheckpointView(
+                id=checkpoint, session="", owner="me", kind="suspend", node="here", created_at=86_400.0 * 3650
+            )
 
         @app.websocket("/api/watch")
         async def watch(socket: WebSocket) -> None:

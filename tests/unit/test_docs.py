@@ -32,7 +32,7 @@ def commands(group: click.Command, before: str = "sojourn") -> Iterator[tuple[st
     for name, command in getattr(group, "commands", {}).items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{before} {name}")
-        else:
+        if getattr(command, "invoke_without_command", True):
             yield f"{before} {name}", command
 
 
