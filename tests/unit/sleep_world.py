@@ -116,6 +116,8 @@ class Clients:
 
     epoch: int = 0
     incarnation: int = 0
+    told: int = 0
+    """The newest incarnation that the controller has told them of."""
     heard: Log = ()
 
 
@@ -150,7 +152,8 @@ class Law:
     def _publish(self, session: Session) -> None:
         clients = self.world.clients[session.id]
         if berth := place(session):
-            assert berth.incarnation >= clients.incarnation, f"a place older than one told before: {berth}, {clients}"
+            assert berth.incarnation >= clients.told, "a place older than one told before"
+        clients.told = max(clients.told, session.incarnation)
         clients.incarnation = max(clients.incarnation, session.incarnation)
 
     def _send(self, tell: Tell) -> None:

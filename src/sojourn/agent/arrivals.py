@@ -222,6 +222,7 @@ class Arrivals:
             # The clients first, the journal after: the mover has noted the thaw already.
             attendance.door.open(attendance.life)
             attendance.write(event, state="filling")
+            log.info("session %s has thawed: %s", attendance.life, event.report.timeline)
             self._loop.call_soon_threadsafe(lambda: self._runner.spawn(attendance.attend()))
         elif isinstance(event, SessionFilled):
             # In one step: a save or a move that begins now must be the only half of this life.

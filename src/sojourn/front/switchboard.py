@@ -46,8 +46,7 @@ BATCH = 128
 RETURN_SECONDS = 3.0
 """How long a new front waits for clients of the last one, before it hears what the kernel says meanwhile."""
 _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
-_SECOND_LOOK_SECONDS = 5.0
-"""After a wake: the session may have fallen asleep again before anything was let go to it."""
+_SECOND_LOOK_SECONDS = 5.0  # after a wake: it may have fallen asleep again before anything was let go to it
 _PROBE = b"sojourn-probe"
 _NOT_STARTED = 127  # as a shell has it
 
