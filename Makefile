@@ -1,6 +1,6 @@
 # The verbs to work with. Each may be run at any time, also first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test check bench docs lock clean
+.PHONY: help setup lab test nightly check bench docs lock clean
 BIN := .venv/bin
 ARGS ?=
 # Nodes whose sessions can move need root; JupyterLab then runs as root too.
@@ -23,6 +23,10 @@ lab: setup  ## Start two nodes on this machine and open JupyterLab; ARGS="--no-b
 test: setup  ## Run every test, the suites of Jupyter's own projects included
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python scripts/upstream.py
+
+nightly: setup  ## Kill parts under sleeping sessions a thousand times, and try the model a hundred thousand times
+	SOJOURN_STEPS=1000 $(BIN)/python -m pytest tests/acceptance/test_sleep_faults.py $(ARGS)
+	SOJOURN_MODEL_EXAMPLES=100000 $(BIN)/python -m pytest --timeout 14400 tests/unit/test_sleep_model.py $(ARGS)
 
 check: .venv/sojourn-setup  ## Format, lint, types, floors, spelling
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""`python -m bench move|roundtrip|start|suspend`: one JSON object on stdout."""
+"""`python -m bench move|roundtrip|start|suspend|spot|faraway`: one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def main() -> None:
     suspend.add_argument("--heap-gb", type=float, nargs="+", default=[0.1, 1.0, 4.0])
     suspend.add_argument("--times", type=int, default=3)
     suspend.add_argument("--peers", action="store_true", help="podman's and runc's own way in the same run")
+    spot = commands.add_parser("spot", parents=[shared], help="how soon a node that is taken away has been left")
+    spot.add_argument("--sessions", type=int, default=4)
+    spot.add_argument("--heap-gb", type=float, default=1.0)
+    spot.add_argument("--gbit", type=float, default=10.0, help="of the link between the nodes, per second")
+    spot.add_argument("--notice", type=float, default=120.0, help="seconds between the notice and the end")
+    faraway = commands.add_parser("faraway", parents=[shared], help="how soon a session answers that sleeps elsewhere")
+    faraway.add_argument("--heap-gb", type=float, nargs="+", default=[0.1, 1.0])
+    faraway.add_argument("--times", type=int, default=3)
+    faraway.add_argument("--gbit", type=float, default=1.0, help="of the link to the store, per second")
     options = parser.parse_args()
     result = _measure(options)
     print(json.dumps(result, indent=None if options.json else 2))
@@ -44,6 +53,14 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         from bench import suspend
 
         return suspend.measure(options.heap_gb, options.times, options.peers)
+    if options.command == "spot":
+        from bench import spot
+
+        return spot.measure(options.sessions, options.heap_gb, options.gbit, options.notice)
+    if options.command == "faraway":
+        from bench import faraway
+
+        return faraway.measure(options.heap_gb, options.times, options.gbit)
     from bench import start
 
     return start.measure(options.rounds)

@@ -67,7 +67,7 @@ class Sleeper(RuleBasedStateMachine):
         with self.client() as client:
             if self.status() is SessionStatus.RUNNING:
                 self.keep(str(client.suspend(self.session, force=True).checkpoint))
-        assert copies(self.session) == {}
+        until(lambda: copies(self.session) == {}, "nothing of it to be left on its node")
 
     @rule(node=nodes)
     def resume(self, node: str) -> None:

@@ -107,10 +107,12 @@ class Sleep:
         await self.vaults.ready()
 
     async def saved(self, session: str, save: str, wait: UntilDone = "done") -> Session:
-        """The session, once its save is over. Raises what that failed with."""
+        """The session, once its checkpoint is whole. Raises what the save failed with."""
 
         def reached(now: Session) -> bool:
-            return wait == "accepted" or now.ended or now.save is None or now.save.id != save or now.save.over
+            if wait == "accepted" or now.ended or now.save is None or now.save.id != save:
+                return True
+            return now.save.over or (now.save.saved and now.status is not SessionStatus.SUSPENDING)
 
         now = await self.reconciler.until(session, reached)
         if now.save and now.save.id == save and now.save.phase is SavePhase.FAILED:

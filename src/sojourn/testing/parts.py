@@ -105,7 +105,8 @@ class Parts:
             self._spawn(name, "sojourn.controller", "--listen", self._address, *limits)
             until(self._answers, "the controller")
         else:
-            self._spawn(name, "sojourn.agent", "--controller", f"http://{self._address}", "--name", name)
+            argv = ("--controller", f"http://{self._address}", "--name", name, "--eviction", f"file:{self._notice(name)}")
+            self._spawn(name, "sojourn.agent", *argv)
             until(partial(self._is_online, name), f"node {name}")
 
     def await_nodes(self) -> None:
@@ -129,6 +130,12 @@ class Parts:
         self.machines[node].kill()
         self.machines[node].wait()
         self.machines[node] = _machine()
+
+    def evict(self, node: str, seconds: float) -> None:
+        """Give notice: the node's provider will take it away in so many seconds."""
+        draft = self.folder / f"{node}.draft"
+        draft.write_text(str(time.time() + seconds))
+        draft.rename(self._notice(node))
 
     def pid(self, name: str) -> int:
         if name == "front":
@@ -215,6 +222,9 @@ class Parts:
             argv = ["nsenter", "--target", str(self.machines[name].pid), "--mount", "--", *argv]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(argv, env=environment, cwd="/", stdout=log, stderr=log)
+
+    def _notice(self, node: str) -> Path:
+        return self.folder / f"{node}.notice"
 
     def _card(self) -> dict[str, str]:
         card: dict[str, str] = json.loads((data_folder() / "controller" / "controller.json").read_text())

@@ -103,7 +103,8 @@ class CriuSave(CriuStandstill):
         self._paged = has_userfaultfd() and not shares_memory(found)
         with contextlib.ExitStack() as stack:
             writer = self._start_writer(stack, found.memory_bytes if self._paged else 0)
-            self._hear(writer, "ahead")
+            if self._keep:  # what is to sleep need not run while the writer gets ready
+                self._hear(writer, "ahead")
             with self._standing_still(lambda: self._hand_over_state(writer)) as outside:
                 heard = self._have_written(writer)
                 if self._keep:
@@ -235,15 +236,13 @@ class CriuSave(CriuStandstill):
                 return message
             if message["event"] == "failed":
                 raise from_wire(message["error"])
-            self._tell(
-                FillProgressed(
-                    move=self._move,
-                    session=self._sandbox.plan.session,
-                    done_bytes=message["done"],
-                    total_bytes=message["total"],
-                )
-            )
+            if message["event"] == "progress":
+                self._tell_progress(message)
         raise self._writer_is_gone()
+
+    def _tell_progress(self, message: dict[str, Any]) -> None:
+        done = {"done_bytes": message["done"], "total_bytes": message["total"]}
+        self._tell(FillProgressed(move=self._move, session=self._sandbox.plan.session, **done))
 
     def _writer_is_gone(self) -> SaveFailed:
         if self._stopped:
