@@ -195,7 +195,7 @@ def test_a_checkpoint(client: MadeUpClient) -> None:
 
 
 def test_a_restore_is_of_the_session_that_was_saved(client: MadeUpClient) -> None:
-    assert run("restore", "before").stdout.startswith("analysis is back at before of 2 h ago on here: runs again")
+    assert run("restore", "before").stdout.startswith("analysis is back at before, saved 2 h ago, on here: runs again")
     assert client.asked == [("restore", "s123456789", "c123456789", None)]
 
 

@@ -104,7 +104,9 @@ def restore(checkpoint: CheckpointName, node: AtPlace = None, as_json: AsJson = 
     if as_json:
         print_json({"session": view, "wake": wake, "checkpoint": saved})
     else:
-        back = f"{called(view)} is back at {saved.name or saved.id[:8]} of {age(saved.created_at)} ago on {view.node}"
+        old = age(saved.created_at)
+        saved_when = "saved just now" if old == "now" else f"saved {old} ago"
+        back = f"{called(view)} is back at {saved.name or saved.id[:8]}, {saved_when}, on {view.node}"
         print(f"{back}: {cost_of_waking(wake)}{_resets(wake)}" if wake else f"{back}.")
 
 
