@@ -248,10 +248,9 @@ class Session:
         return frozenset({self.node} | moved | slept)
 
     def view(self) -> SessionView:
-        under_way = {
-            "move": self.moving.id if self.moving else None,
-            "save": self.saving.id if self.saving else None,
-        }
+        # What stands frozen of a session that sleeps is its node's affair.
+        saving = self.saving if self.status is not SessionStatus.SUSPENDED else None
+        under_way = {"move": self.moving.id if self.moving else None, "save": saving.id if saving else None}
         known = {name: getattr(self, name) for name in SessionView.model_fields if name not in under_way}
         return SessionView(**known, **under_way)
 
