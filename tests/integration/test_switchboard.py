@@ -197,6 +197,8 @@ def test_run_all_with_an_error_in_the_middle(bench: Bench) -> None:
         "ok", "ok", "ok", "error", "aborted", "aborted",
     ]  # fmt: skip
     assert bench.errands.asked == ["there"]
+    while run(client, "pass")[0]["status"] == "aborted":  # the kernel itself aborts what comes too soon after an error
+        pass
     assert printed(run(client, "print(a, b, c)")[1]) == "1 2 3\n"
 
 
