@@ -298,8 +298,10 @@ def test_a_store_that_can_not_be_written_leaves_the_session_running(ground: Grou
 
 
 def block(store: Store) -> None:
-    """A file where the chunks' folder is: not even root can write below it."""
-    for chunks in store.folder.glob("owners/*/chunks"):
+    """A file where the chunks' folder is: not even root can write below it. The writer may be about to make that."""
+    while not (found := list(store.folder.glob("owners/*/chunks"))):
+        time.sleep(0.005)
+    for chunks in found:
         chunks.rename(chunks.with_name("chunks.aside"))
         chunks.touch()
 

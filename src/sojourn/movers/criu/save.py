@@ -103,8 +103,7 @@ class CriuSave(CriuStandstill):
         self._paged = has_userfaultfd() and not shares_memory(found)
         with contextlib.ExitStack() as stack:
             writer = self._start_writer(stack, found.memory_bytes if self._paged else 0)
-            if self._keep:  # what is to sleep need not run while the writer gets ready
-                self._hear(writer, "ahead")
+            self._await_writer(writer)
             with self._standing_still(lambda: self._hand_over_state(writer)) as outside:
                 heard = self._have_written(writer)
                 if self._keep:
@@ -115,6 +114,14 @@ class CriuSave(CriuStandstill):
                 self._let_it_go_on()
                 self._publish(writer, self._hear(writer, "written") if heard["event"] == "copied" else heard, outside)
                 self._drop()
+
+    def _await_writer(self, writer: Lines) -> None:
+        """A store that can't be had is to be known before the freeze. What is to sleep need not run on while the writer
+        gets ready: a store in a folder is looked at from here."""
+        if self._keep or not self._store.url.startswith("file:"):
+            self._hear(writer, "ahead")
+        else:
+            open_vault(**self._store.model_dump()).backend.close()
 
     def _start_writer(self, stack: contextlib.ExitStack, expected: int) -> Lines:
         """It writes the layer at once, and gets the rest when the session stands still: about so much memory."""
@@ -166,6 +173,7 @@ class CriuSave(CriuStandstill):
         self.resumed = self._keep
         plan = self._sandbox.plan
         self._tell(SessionSaved(save=self._move, session=plan.session, incarnation=plan.incarnation, report=report))
+        self._phase = "told"
 
     def _report(self, written: dict[str, Any]) -> SaveReport:
         now = time.monotonic()
@@ -203,7 +211,7 @@ class CriuSave(CriuStandstill):
     # ── ends ──
 
     def _end(self) -> None:
-        if self._keep and self._phase in {"kept", "publishing", "saved"}:
+        if self._keep and self._phase in {"kept", "publishing", "saved", "told"}:
             self._drop()
             self._thaw()
         else:
