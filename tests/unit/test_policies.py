@@ -241,7 +241,13 @@ def test_a_session_about_to_hit_its_limit_is_moved_to_where_it_may_have_more() -
     (decision,) = decided(GROWING, places=(HERE, THERE, BIG), right_size={})
     assert (decision.kind, decision.target, decision.urgent) == ("move", "big", True)
     assert decision.memory_bytes == 16 * GB
-    assert decision.why == "it reaches its limit of 8GB in 40 s; big has room"
+    assert decision.why == "it reaches its limit of 8GB in 40 s; big has room for 16GB"
+
+
+def test_another_node_of_the_same_machine_may_give_it_a_larger_limit() -> None:
+    home, twin = replace(HERE, machine="m1"), replace(BIG, name="twin", machine="m1")
+    growing = replace(GROWING, can_move_to=("twin",))
+    assert said(decided(growing, places=(home, twin), right_size={})) == [("s", "move", "twin")]
 
 
 def test_one_that_grows_slowly_is_left_alone() -> None:

@@ -27,6 +27,23 @@ def test_growth_that_has_stopped_is_soon_forgotten() -> None:
     assert grown(*range(0, 1000, 100), *[1000] * 12).growth_bytes_per_s == 0
 
 
+def test_what_was_there_before_a_cell_began_to_grow_does_not_make_it_seem_slow() -> None:
+    quiet_then_growing = grown(*[100] * 20, 140, 180, 220, 260, step=2.0)
+    assert quiet_then_growing.growth_bytes_per_s == 20 * MB
+
+
+def test_one_large_array_among_the_newest_samples_is_not_a_pace() -> None:
+    array = grown(*[100] * 20, 1100, 1100, step=2.0)
+    assert 0 < array.growth_bytes_per_s < 100 * MB, "a trend of 45 seconds, not 1000 MB in two"
+
+
+def test_two_heartbeats_within_a_moment_are_no_pace() -> None:
+    history = grown(100, 110, 120, 130, step=2.0)
+    history.add(Sample(6.001, 131 * MB, 0.0, 0))
+    history.add(Sample(6.002, 132 * MB, 0.0, 0))
+    assert history.growth_bytes_per_s < 6 * MB
+
+
 def test_a_sample_that_comes_twice_counts_once() -> None:
     history = grown(100, 150, 200)
     history.add(Sample(10.0, 900 * MB, 0.0, 0))
@@ -56,6 +73,13 @@ def test_work_and_talk_are_noticed_and_a_trickle_is_not() -> None:
     assert history.active_at == 15
     history.add(Sample(20, 0, 4.0, 10**6))
     assert history.active_at == 20
+
+
+def test_a_burst_between_two_heartbeats_is_neither_work_nor_talk() -> None:
+    history = History("here")
+    for at in range(0, 60, 2):
+        history.add(Sample(at, 0, 0.5 if at > 30 else 0.0, 5000 if at > 30 else 0))
+    assert history.active_at is None
 
 
 def test_what_comes_in_while_pages_are_on_their_way_is_no_growth() -> None:

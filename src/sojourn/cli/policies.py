@@ -47,7 +47,7 @@ def policies(
 def _print_rules(found: Policies) -> None:
     from sojourn.cli.screen import print_table
 
-    print_table(("RULE", "", "SETTINGS"), _rule_rows(found.rules), "")
+    print_table(("RULE", "", "SETTINGS"), _rule_rows(found.rules), "", prose=True)
     for forecast in found.forecasts:
         print(f"Leaving {forecast}.")
     print()
@@ -84,7 +84,7 @@ def _print_now(found: Policies, names: Mapping[str, str]) -> None:
     from sojourn.cli.screen import print_table
 
     rows = ((_name(one, names), deed(one), _rule(one), one.why) for one in found.decisions)
-    print_table(("SESSION", "WOULD NOW", "RULE", "WHY"), rows, "There is nothing to be done now.")
+    print_table(("SESSION", "WOULD NOW", "RULE", "WHY"), rows, "There is nothing to be done now.", prose=True)
 
 
 def _print_lately(found: Policies, names: Mapping[str, str]) -> None:
@@ -95,7 +95,7 @@ def _print_lately(found: Policies, names: Mapping[str, str]) -> None:
         rows = (
             (age(one.at or 0.0), _name(one, names), deed(one), _rule(one), outcome(one), one.why) for one in found.done
         )
-        print_table(("WHEN", "SESSION", "DID", "RULE", "OUTCOME", "WHY"), rows, "")
+        print_table(("WHEN", "SESSION", "DID", "RULE", "OUTCOME", "WHY"), rows, "", prose=True)
 
 
 def deed(one: Decided) -> str:

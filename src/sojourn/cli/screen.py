@@ -43,11 +43,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, default=_plain, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-    """A table without lines; states get their colours. `empty` is said instead of a table without rows."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str, *, prose: bool = False) -> None:
+    """A table without lines; states get their colours. `empty` is said instead of a table without rows. With `prose`
+    the last column holds sentences, which are wrapped on a narrow screen; all else is cut."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+        table.add_column(column, no_wrap=not (prose and column == columns[-1]), overflow="ellipsis")
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     if table.row_count:

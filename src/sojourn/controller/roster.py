@@ -12,11 +12,12 @@ from sojourn.controller.tokens import fingerprint, holder, mint
 from sojourn.database import Database, Node, Token
 from sojourn.database import queries as ask
 from sojourn.errors import Busy, Incompatible, Refused, Unknown, Unreachable
-from sojourn.model import Load, NodeStatus, NodeView
+from sojourn.model import Capabilities, Load, NodeStatus, NodeView
 from sojourn.wire import PROTOCOL, FromController, Hello, Instruct, Instruction, Welcome
 
-HEARTBEAT_SECONDS = 5.0
-SILENT_HEARTBEATS = 4
+HEARTBEAT_SECONDS = 2.0
+"""Short, because a session's growth is known by its heartbeats, and may reach its limit within seconds."""
+SILENT_HEARTBEATS = 10
 """After so many without a word a line counts as down."""
 
 
@@ -36,6 +37,8 @@ class Roster:
         self._database = database
         with database.transaction() as connection:
             self._nodes = {node.name: node for node in ask.nodes(connection)}
+        self._forgotten: dict[str, Capabilities] = {}
+        """A checkpoint that such a node saved may be found only now."""
         self._lines: dict[str, Line] = {}
         self.left_at = dict.fromkeys(self._nodes, now)
         """Since when each node has been away, for this controller."""
@@ -54,6 +57,10 @@ class Roster:
 
     def get(self, name: str) -> Node | None:
         return self._nodes.get(name)
+
+    def facts(self, name: str) -> Capabilities | None:
+        """What a node said of itself, also one that was forgotten lately."""
+        return self._nodes[name].view.capabilities if name in self._nodes else self._forgotten.get(name)
 
     def online(self, name: str) -> bool:
         return name in self._lines
@@ -132,7 +139,7 @@ class Roster:
             raise Busy(f"Node {name} is online.", "Stop its agent first.")
         with self._database.transaction(lasting=True) as connection:
             ask.forget_node(connection, name)
-        del self._nodes[name]
+        self._forgotten[name] = self._nodes.pop(name).view.capabilities
         self.left_at.pop(name, None)
 
     def hang_up_on_the_silent(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sojourn.policies.decisions import Decision, Kind
 from sojourn.policies.evacuation import Pace
@@ -18,6 +19,19 @@ CLOSE = 0.9
 """Of its limit: where waiting for memory means that it is reached."""
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """Of a session's memory. Seconds from now on; infinite: none is in sight."""
+
+    seconds: float
+    what: str
+    own: bool
+    """It is the session's own limit, not the end of what its node has."""
+
+    def said(self) -> str:
+        return f"{self.what} in {self.seconds:.0f} s" if self.seconds else self.what
+
+
 def before_memory_ends(round_: Round) -> Iterator[Decision]:
     """A session about to hit its limit, or to use up its node, is moved to where there is room, not killed."""
     for node in round_.nodes.values():
@@ -27,10 +41,10 @@ def before_memory_ends(round_: Round) -> Iterator[Decision]:
             rule = round_.turn(round_.chosen(session).right_size)
             if rule is None:
                 continue
-            ends_s, what = _end(session, node, _seconds_to_full(growing, free), rule)
-            if ends_s > _lead(session, node, rule, round_):
+            end = _end(session, node, _seconds_to_full(growing, free), rule)
+            if end.seconds > _lead(session, node, rule, round_):
                 continue
-            decision = _way_out(session, node, rule, round_, f"{what} in {ends_s:.0f} s" if ends_s else what)
+            decision = _way_out(session, node, rule, round_, end)
             if decision is None:
                 continue
             yield decision
@@ -60,15 +74,14 @@ def _seconds_to_full(growing: list[SessionFacts], free: float) -> float:
     return max(free, 0.0) / growth if growing and appetite > free else math.inf
 
 
-def _end(session: SessionFacts, node: NodeFacts, to_full: float, rule: RightSizeRule) -> tuple[float, str]:
-    """Seconds until its memory ends, and where."""
+def _end(session: SessionFacts, node: NodeFacts, to_full: float, rule: RightSizeRule) -> End:
     limit, used = session.limit_bytes, session.memory_bytes
     if limit and used >= CLOSE * limit and session.pressure >= rule.pressure:
-        return 0.0, f"it waits for memory, with {write_size(used)}B of {write_size(limit)}B used"
+        return End(0.0, f"it waits for memory, with {write_size(used)}B of {write_size(limit)}B used", own=True)
     to_limit = session.seconds_to_limit if limit and used >= RISING * limit else None
     if limit and to_limit is not None and to_limit <= to_full:
-        return to_limit, f"it reaches its limit of {write_size(limit)}B"
-    return to_full if session.growth_bytes_per_s > 0 else math.inf, f"{node.name} has no memory left"
+        return End(to_limit, f"it reaches its limit of {write_size(limit)}B", own=True)
+    return End(to_full if session.growth_bytes_per_s > 0 else math.inf, f"{node.name} has no memory left", own=False)
 
 
 def _lead(session: SessionFacts, node: NodeFacts, rule: RightSizeRule, round_: Round) -> float:
@@ -83,24 +96,24 @@ def _wanted(session: SessionFacts, rule: RightSizeRule) -> int:
     return max(session.room_bytes, min(int(most * rule.grow), rule.most))
 
 
-def _elsewhere(session: SessionFacts, home: NodeFacts, round_: Round) -> Iterator[str]:
-    """Another node of the same machine has no memory of its own."""
+def _elsewhere(session: SessionFacts, home: NodeFacts, round_: Round, end: End) -> Iterator[str]:
+    """Another node of the same machine has no memory of its own, though it may give a session more of it."""
     for name in session.can_move_to:
         node = round_.nodes.get(name)
-        if node and not (home.machine and node.machine == home.machine):
+        if node and (end.own or not home.machine or node.machine != home.machine):
             yield name
 
 
-def _way_out(session: SessionFacts, home: NodeFacts, rule: RightSizeRule, round_: Round, why: str) -> Decision | None:
+def _way_out(session: SessionFacts, home: NodeFacts, rule: RightSizeRule, round_: Round, end: End) -> Decision | None:
     """To where there is room; else, what it is now is kept at least, but not again and again while it lasts."""
     wanted = _wanted(session, rule)
-    if target := round_.room.best(session, _elsewhere(session, home, round_), wanted):
+    if target := round_.room.best(session, _elsewhere(session, home, round_, end), wanted):
         limit = wanted if session.limit_bytes else 0
-        why += f"; {target} has room"
+        why = f"{end.said()}; {target} has room for {write_size(wanted)}B"
         return Decision("move", session.id, home.name, target, "right_size", why, True, limit)
     if session.saved_at is not None and round_.now - session.saved_at <= 2 * rule.at_least:
         return None
-    why += "; no node has room, so it is saved as it is"
+    why = f"{end.said()}; no node has room for {write_size(wanted)}B, so it is saved as it is"
     return Decision("checkpoint", session.id, home.name, None, "right_size", why, True)
 
 
