@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from sojourn.errors import Refused
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -36,7 +38,10 @@ def main() -> None:
     faraway.add_argument("--times", type=int, default=3)
     faraway.add_argument("--gbit", type=float, default=1.0, help="of the link to the store, per second")
     options = parser.parse_args()
-    result = _measure(options)
+    try:
+        result = _measure(options)
+    except Refused as refused:
+        parser.exit(1, f"bench: {refused}\n")
     print(json.dumps(result, indent=None if options.json else 2))
 
 

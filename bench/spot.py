@@ -60,9 +60,10 @@ def _call_it_a_spot_node() -> None:
 
 
 def _measure_link(sojourner: sojourn.Client, session: str) -> None:
-    """A move away and back, from which the node knows its bandwidth."""
-    for node in (HAVEN, HOME):
-        sojourner.move(session, node, wait="filled")
+    """A move away and back, from which the node knows its bandwidth; the controller looks now and then."""
+    sojourner.move(session, HAVEN, wait="filled")
+    time.sleep(SETTLE_SECONDS)
+    sojourner.move(session, HOME, wait="filled")
 
 
 def _leave(nodes: Parts, sojourner: sojourn.Client, link: Link, notice_s: float) -> dict[str, Any]:

@@ -50,11 +50,15 @@ class Sleeper:
 
     def sleep_and_wake(self) -> None:
         """On the node where it is, and from there on the other one."""
-        here = self._sleep()
+        self._sleep()
         self.wake_s.append(self._answer_s(to=None))
         self._settle()
+        self.wake_elsewhere()
+
+    def wake_elsewhere(self) -> None:
+        """On another node than the one where it falls asleep."""
+        here = self._sleep()
         there = next(node for node in NODES if node != here)
-        self._sleep()
         self.elsewhere_s.append(self._answer_s(to=there))
         self._settle()
 

@@ -6,8 +6,11 @@ Credentials and region come from where boto3 finds them: the environment, `~/.aw
 from __future__ import annotations
 
 import contextlib
+import html
 import itertools
+import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from sojourn.chunks.backend import IDENTITY, Backend, Bytes, Entry
@@ -18,6 +21,8 @@ _MOST_AT_ONCE = 1000
 _CONNECTIONS = 32
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _THERE = {"PreconditionFailed", "412"}
+_ENTRY = re.compile(rb"<Contents>(.*?)</Contents>", re.DOTALL)
+_FIELD = re.compile(rb"<(Key|Size|LastModified)>([^<]*)<")
 _HINTS = {
     "NoSuchBucket": "Make the bucket first, or mend the address: SOJOURN_STORE.",
     "AccessDenied": "Give these credentials the right to list, read, write and delete there.",
@@ -138,7 +143,26 @@ def _client(endpoint: str | None, region: str | None) -> tuple[Any, tuple[type[E
         )
     except ValueError as wrong:
         raise Invalid(f"{endpoint!r} is not the address of a server.", "Write ?endpoint=http://host:port") from wrong
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _read_listing)
     return client, (BotoCoreError, ClientError, HTTPClientError)
+
+
+def _read_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Take the objects out of a listing before botocore reads the rest of it: it needs 50 µs of a core for each, and a
+    wake waits for a listing."""
+    body = response_dict["body"]
+    if found := [_listed(entry) for entry in _ENTRY.findall(body)]:
+        customized_response_dict["Contents"] = found
+        response_dict["body"] = _ENTRY.sub(b"", body)
+
+
+def _listed(entry: bytes) -> dict[str, Any]:
+    told = {name.decode(): html.unescape(text.decode()) for name, text in _FIELD.findall(entry)}
+    return {
+        "Key": told["Key"],
+        "Size": int(told["Size"]),
+        "LastModified": datetime.fromisoformat(told["LastModified"]),
+    }
 
 
 def _batches(keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -105,7 +105,14 @@ class Parts:
             self._spawn(name, "sojourn.controller", "--listen", self._address, *limits)
             until(self._answers, "the controller")
         else:
-            argv = ("--controller", f"http://{self._address}", "--name", name, "--eviction", f"file:{self._notice(name)}")
+            argv = (
+                "--controller",
+                f"http://{self._address}",
+                "--name",
+                name,
+                "--eviction",
+                f"file:{self._notice(name)}",
+            )
             self._spawn(name, "sojourn.agent", *argv)
             until(partial(self._is_online, name), f"node {name}")
 

@@ -92,19 +92,25 @@ class CriuWake(CriuRevival):
         with hastened(), ThreadPoolExecutor(_THREADS) as beside:
             if has_userfaultfd():
                 self._start_pager()
+            shown = beside.submit(self._show_store)
             created = beside.submit(self._sandbox.create, mount=False)
             vault = open_vault(**self._store.model_dump())
             manifest = vault.manifest(self._checkpoint)
             self._read_facts(manifest)
             fetched = beside.map(partial(self._fetch_image, vault), *zip(*manifest.images.items(), strict=True))
             if self._paged:
-                self._attach()
-                self._to_pager({"do": "vault", "checkpoint": self._checkpoint, **self._store.model_dump()})
+                shown.result()
             self._came_to("images fetched", image_bytes=sum(fetched))
             created.result()
             self._came_to("sandbox made")
             self._take_layer(vault, manifest)
             self._came_to("layer fetched")
+
+    def _show_store(self) -> None:
+        """At once: to load what speaks with a store far away takes the pager as long as it takes the agent."""
+        if self._pager:
+            self._attach()
+            self._to_pager({"do": "vault", "checkpoint": self._checkpoint, **self._store.model_dump()})
 
     def _read_facts(self, manifest: Manifest) -> None:
         facts = manifest.strategy_facts
