@@ -275,6 +275,15 @@ def stop(made: Save) -> None:
     made.mover.stop()
 
 
+def test_a_checkpoint_that_was_told_of_is_never_taken_back(ground: Ground, store: Store) -> None:
+    here = ground.running()
+    made = Save(here, store, keep=True)
+    made.run()
+    made.mover.roll_back()  # it was asked for while the last words were said
+    assert runs(here)
+    assert made.visible
+
+
 @pytest.mark.parametrize("keep", [False, True], ids=["suspend", "keep"])
 @pytest.mark.parametrize("act", [kill_writer, stop], ids=["kill", "stop"])
 def test_the_end_of_the_writer_leaves_the_session_running(

@@ -45,7 +45,17 @@ from sojourn.errors import (
     from_wire,
 )
 from sojourn.lifecycle import Limits
-from sojourn.model import Inspection, MovePhase, NodeStatus, Program, SessionSpec, SessionStatus, SessionView
+from sojourn.model import (
+    Inspection,
+    Load,
+    MovePhase,
+    NodeStatus,
+    Program,
+    SessionLoad,
+    SessionSpec,
+    SessionStatus,
+    SessionView,
+)
 from sojourn.tickets import verify
 
 pytestmark = pytest.mark.integration
@@ -262,6 +272,17 @@ async def test_sessions_are_their_owners(house: Running) -> None:
     async with AsyncClient(house.url, shown["token"]) as eve:
         with pytest.raises(Unauthorized):
             await eve.sessions()
+
+
+async def test_what_a_session_uses_is_its_owners_to_see(house: Running) -> None:
+    here, _ = await house.pair()
+    view = await house.session()
+    await here._say(wire.Heartbeat(load=Load(memory_free_bytes=7, used=(SessionLoad(session=view.id),))))
+    await eventually(lambda: house.controller.roster.view("here").load.memory_free_bytes == 7)
+    shown = await house.client.create_token("api", "eve")
+    assert [one.session for node in await house.client.nodes() for one in node.load.used] == [view.id]
+    async with AsyncClient(house.url, shown["token"]) as eve:
+        assert [one.load.used for one in await eve.nodes()] == [(), ()]
 
 
 async def test_secrets_are_shown_once_and_not_kept(house: Running, tmp_path: Path) -> None:

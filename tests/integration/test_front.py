@@ -9,6 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,15 @@ def test_a_kernel_that_runs_already_is_adopted(kernel: Kernel, controller: ToyCo
     kernel.front.close(there.id)
     with pytest.raises(Unknown):
         kernel.front.adopt("nobody", controller.address)
+
+
+def test_a_kernel_that_is_adopted_twice_at_once_is_hosted_once(kernel: Kernel, controller: ToyController) -> None:
+    inner = inner_connection(Connection(**kernel.connection))
+    there = controller.begin(told_where(spec(), {INNER_FILE: inner.model_dump_json(exclude_none=True)}))
+    with ThreadPoolExecutor(4) as several:
+        adopted = list(several.map(lambda _: kernel.front.adopt(there.id, controller.address), range(4)))
+    assert len({one.connection["key"] for one in adopted}) == 1
+    kernel.front.close(there.id)
 
 
 def test_files_of_the_front_are_private(kernel: Kernel) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.integration.fake_agent import FakeAgent, save
-from tests.integration.test_controller import Running, running
+from tests.integration.test_controller import Running, eventually, running
 
 from sojourn import wire
 from sojourn.chunks import Vault, open_store
@@ -421,6 +421,55 @@ async def test_what_a_node_saved_with_its_last_breath_is_found(tmp_path: Path) -
         asleep = await house.client.session(falling.id)
         assert (asleep.status, asleep.checkpoint) == (SessionStatus.SUSPENDED, falling.save)
         assert [one.id for one in await house.client.checkpoints()] == [falling.save]
+
+
+async def test_what_a_node_saved_after_it_was_given_up_is_not_swept(tmp_path: Path) -> None:
+    async with running(tmp_path, store=f"file://{tmp_path}/store", dead_s=0.2) as house:
+        here = await house.node("here")
+        await house.session()
+        first = await saved(house, "first")
+        here.silent = {"save_session"}
+        falling = await house.client.suspend("analysis", wait="accepted")
+        asked = await here.heard_of(wire.SaveSession, 2)
+        await here.hang_up()
+        fallen = await house.until(falling.id, lambda now: now.status is SessionStatus.SUSPENDED)
+        assert fallen.checkpoint == first.id
+        await house.controller.checkpoints.tidy()  # not there yet
+        save(here, asked)  # it only could not reach the controller
+        assert (await house.client.gc(dry_run=True)).dropped == ()
+        await house.client.gc()
+        assert (await house.client.session(falling.id)).checkpoint == falling.save
+        assert in_store(house) == {first.id, falling.save}
+
+
+async def test_the_last_breath_of_a_node_that_is_forgotten_is_found(tmp_path: Path) -> None:
+    async with running(tmp_path, store=f"file://{tmp_path}/store") as house:
+        here, _ = await house.pair()
+        await house.session()
+        here.silent = {"save_session"}
+        falling = await house.client.suspend("analysis", wait="accepted")
+        save(here, await here.heard_of(wire.SaveSession))
+        await here.hang_up()
+        await eventually(lambda: not house.controller.roster.online("here"))
+        house.controller.forget_node("here")
+        await house.controller.checkpoints.tidy()
+        assert [one.id for one in await house.client.checkpoints()] == [falling.save]
+        assert (await house.client.resume("analysis", wait="filled")).node == "there"
+
+
+async def test_a_store_that_has_vanished_is_no_damage(house: Running, tmp_path: Path) -> None:
+    await house.pair()
+    await house.session()
+    asleep = await house.client.suspend("analysis")
+    (tmp_path / "store").rename(tmp_path / "unmounted")
+    (tmp_path / "store").mkdir()
+    await house.controller.checkpoints._look()
+    with pytest.raises(StoreFailed, match="vanished"):
+        await house.client.verify(asleep.checkpoint or "")
+    assert (await house.client.session("analysis")).checkpoint == asleep.checkpoint
+    (tmp_path / "store").rmdir()
+    (tmp_path / "unmounted").rename(tmp_path / "store")
+    assert (await house.client.resume("analysis", wait="filled")).status is SessionStatus.RUNNING
 
 
 # ── verbs ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -194,3 +194,12 @@ def test_manifests_are_read_once(vault: Vault, backend: MemoryBackend, monkeypat
     assert vault.known_ids() == first.chunks()
     monkeypatch.setattr(backend, "get", lambda key: pytest.fail(key))
     assert vault.known_ids() == first.chunks()
+
+
+def test_what_a_store_that_has_vanished_lacks_is_not_damaged(vault: Vault, backend: MemoryBackend) -> None:
+    with vault.writing("one"):
+        written = vault.write(PAGES)
+    backend.delete(*[entry.key for entry in backend.keys("")])
+    for ask in (lambda: vault.read(written.id), lambda: vault.manifest("one"), lambda: vault.verify("one")):
+        with pytest.raises(StoreFailed, match="vanished"):
+            ask()

@@ -11,6 +11,7 @@ import pytest
 
 from sojourn.chunks import CHUNK, Body, Manifest, Run, Vault, open_store
 from sojourn.errors import Damaged, StoreFailed
+from sojourn.movers.pager import vault
 from sojourn.movers.pager.pieces import PAGE
 from sojourn.movers.pager.supply import Buffer, Order
 from sojourn.movers.pager.vault import Chunks, VaultSupply
@@ -97,6 +98,24 @@ def test_a_bad_chunk_fails_its_orders_by_name_and_no_others(checkpoint: Checkpoi
     assert isinstance(failure, Damaged)
     assert checkpoint.chunks[1][:12] in failure.message
     assert brought(supply, BASE, PAGE).failure is None
+
+
+@pytest.mark.parametrize("patience", [5.0, 0.0])
+def test_a_store_that_fails_for_a_moment_is_asked_again(
+    checkpoint: Checkpoint, bell: int, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    read, failures = Vault.read, [StoreFailed("Not now."), StoreFailed("Not yet.")]
+
+    def moody(self: Vault, chunk: str, size: int | None = None, *, of: str = "") -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(self, chunk, size, of=of)
+
+    monkeypatch.setattr(Vault, "read", moody)
+    monkeypatch.setattr(vault, "PATIENCE_SECONDS", patience)
+    order = brought(checkpoint.opened().supplies(bell)[0], BASE, PAGE)
+    assert isinstance(order.failure, StoreFailed) is (patience == 0)
+    assert bytes(order.buffer.view) == (window(1)[:PAGE] if patience else b"x" * PAGE)
 
 
 def test_a_missing_chunk_is_told_beforehand(checkpoint: Checkpoint) -> None:

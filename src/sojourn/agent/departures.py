@@ -208,7 +208,8 @@ class Departures:
 
     async def _end(self, attendance: Attendance) -> None:
         """The life that leaves is over, committed or killed."""
-        for leaving in [leaving for leaving in self._leaving.values() if leaving.attendance is attendance]:
+        # A mover's thread takes its own out when a kept session's checkpoint is whole.
+        for leaving in [leaving for leaving in list(self._leaving.values()) if leaving.attendance is attendance]:
             await _stop(leaving)
             await asyncio.to_thread(leaving.mover.commit)
             self._leaving.pop(leaving.half.move, None)

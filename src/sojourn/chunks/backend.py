@@ -102,6 +102,18 @@ class Backend(ABC):
                 self._identity = self._identify()
             return self._identity
 
+    def require_there(self) -> None:
+        """Before anything is called missing. Raises StoreFailed when what is found there now is not the store that was
+        opened: nothing is missing from a store because its folder is not mounted any more."""
+        if self._identity and self._found() != self._identity:
+            raise StoreFailed(f"The store {self.name} has vanished.", "Mount or connect it again.")
+
+    def _found(self) -> str:
+        try:
+            return str(json.loads(self.get(IDENTITY))["identity"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+
     def _identify(self) -> str:
         if not self.has(IDENTITY):
             self.create(IDENTITY, json.dumps({"identity": secrets.token_hex(16), "format": FORMAT}).encode())

@@ -149,6 +149,7 @@ class Vault:
         try:
             plain = self._seal.open(self.backend.get(self._layout.chunk(chunk)), chunk)
         except KeyError:
+            self.backend.require_there()
             flaw = "missing"
         except Unsealable as wrong:
             flaw = str(wrong)
@@ -168,6 +169,7 @@ class Vault:
         try:
             body = self.backend.get(self._layout.checkpoint(checkpoint))
         except KeyError:
+            self.backend.require_there()
             body = b""
         if not body:
             raise Damaged(f"Checkpoint {checkpoint} is missing: this owner has none of that id in the store.", _OTHERS)
@@ -249,7 +251,9 @@ class Vault:
 
     def _absences(self, chunks: set[Needed]) -> dict[Needed, str]:
         keys = {self._layout.chunk(chunk): (chunk, size) for chunk, size in chunks}
-        return {keys[key]: "missing" for key in self.backend.absent(self._layout.chunks, keys)}
+        if absent := self.backend.absent(self._layout.chunks, keys):
+            self.backend.require_there()
+        return {keys[key]: "missing" for key in absent}
 
 
 def _sealed_as(checkpoint: str) -> str:

@@ -109,16 +109,24 @@ class Checkpoints:
                 log.warning("checkpoint %s stays in the store for now: %s", one.id, away.message)
 
     async def _find_last_words(self) -> None:
-        """A node may have died between publishing a checkpoint and saying so: the store is asked once."""
+        """A node may have died between publishing a checkpoint and saying so: the store is asked once, and whenever
+        it is swept."""
+        for save, session in self._given_up().items():
+            if save not in self._sought:
+                found = await self._vaults.within(session.owner, self._vaults.here(), Vault.checkpoints)
+                self._tell_found(found)
+                self._sought.add(save)
+
+    def _tell_found(self, whole: Collection[str]) -> None:
+        for save, session in self._given_up().items():
+            if save in whole:
+                self._reconciler.apply(session.id, CheckpointFound(save))
+
+    def _given_up(self) -> dict[str, Session]:
+        """Save -> the session that was given up with the node which was at it."""
         asleep = [one for one in self._reconciler.living() if one.status is SessionStatus.SUSPENDED]
-        for session in [*asleep, *self._reconciler.lost()]:
-            save = session.save
-            if save is None or not save.over or save.saved or save.id in self._sought:
-                continue
-            store = self._vaults.here()
-            if save.id in await self._vaults.within(session.owner, store, Vault.checkpoints):
-                self._reconciler.apply(session.id, CheckpointFound(save.id))
-            self._sought.add(save.id)
+        sessions = [*asleep, *self._reconciler.lost()]
+        return {one.save.id: one for one in sessions if one.save and one.save.over and not one.save.saved}
 
     def _tell_damaged(self, checkpoints: Iterable[Checkpoint]) -> None:
         """A fork may list what was found damaged when another session was woken from it."""
@@ -167,16 +175,29 @@ class Checkpoints:
             await self.gc()
         except StoreFailed as away:
             log.warning("not every store could be swept: %s", away.message)
+        silent: set[str] = set()
         for one in self.all():
-            if problems := (await self.verify(one, deep=False)).problems:
-                log.error("checkpoint %s of %s is damaged: %s", one.id, one.session_name or one.session, problems[0])
+            if one.store not in silent:
+                try:
+                    await self._look_for(one)
+                except StoreFailed as away:
+                    silent.add(one.store)
+                    log.warning("checkpoints were not looked for: %s", away.message)
+
+    async def _look_for(self, checkpoint: Checkpoint) -> None:
+        if problems := (await self.verify(checkpoint, deep=False)).problems:
+            name = checkpoint.session_name or checkpoint.session
+            log.error("checkpoint %s of %s is damaged: %s", checkpoint.id, name, problems[0])
 
     async def _drop_unknown(self, owner: str, store: str, dry_run: bool) -> list[str]:
         """Manifests that no list names: their save is over and was not wanted, or they are old. One whose save is
         under way may be about to be listed."""
         found = await self._vaults.within(owner, store, Vault.checkpoints)
+        if not dry_run:
+            self._tell_found(found)
         listed = {one.id for one in self.all()}
-        under_way = {one.saving.id for one in self._reconciler.living() if one.saving}
+        # What was saved by a node that was given up may be all that its session is to be woken from.
+        under_way = {one.saving.id for one in self._reconciler.living() if one.saving} | self._given_up().keys()
         over = {one.save.id for one in self._reconciler.living() if one.save and one.save.over}
         unknown = [one for one in found if one not in listed | under_way]
         before = self._clock() - ABANDONED_SECONDS

@@ -25,7 +25,7 @@ from sojourn.database import Database
 from sojourn.database import queries as ask
 from sojourn.errors import Invalid, Unknown
 from sojourn.lifecycle import Limits, Session, StopWanted
-from sojourn.model import SessionSpec
+from sojourn.model import NodeView, SessionSpec
 from sojourn.placement import choose, needs_of
 from sojourn.settings import store_url
 from sojourn.wire import Held, VerbAsked
@@ -114,6 +114,12 @@ class Controller:
     def sessions(self, person: Person, everything: bool) -> list[Session]:
         found = self.reconciler.everything() if everything else self.reconciler.living()
         return [session for session in found if person.may_see(session)]
+
+    def shown(self, node: NodeView, person: Person) -> NodeView:
+        """What a person may know of a node: what their own sessions use there, and not what others' do."""
+        mine = {session.id for session in self.sessions(person, everything=False)}
+        used = tuple(one for one in node.load.used if one.session in mine)
+        return node.model_copy(update={"load": node.load.model_copy(update={"used": used})})
 
     def find(self, name: str, person: Person) -> Session:
         """By id, name, or a unique beginning of the id; the living first. Raises Unknown and Invalid."""

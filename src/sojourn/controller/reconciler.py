@@ -198,8 +198,8 @@ class Reconciler:
         self._unsaved.pop(before.id, None)
 
     def _list_checkpoints(self, connection: Connection, before: Session, after: Session, event: Event) -> None:
-        node = self._roster.get(after.save.node) if after.save else None
-        if node and (new := kept.saved(before, after, node.view.capabilities, self._vaults.here())):
+        facts = self._roster.facts(after.save.node) if after.save else None
+        if facts and (new := kept.saved(before, after, facts, self._vaults.here())):
             ask.add_checkpoint(connection, new)
         for identity, problem in kept.spoilt(before, after, event).items():
             ask.mark_checkpoint(connection, identity, problem)

@@ -78,7 +78,7 @@ async def version() -> Version:
 @router.get("/nodes", tags=["nodes"])
 async def nodes(controller: At, person: By) -> list[NodeView]:
     """Every node that has joined, whether its agent can be reached now or not."""
-    return controller.roster.views()
+    return [controller.shown(node, person) for node in controller.roster.views()]
 
 
 @router.delete("/nodes/{node}", tags=["nodes"])

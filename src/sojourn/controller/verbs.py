@@ -133,7 +133,9 @@ class Verbs:
         raise Invalid(f"A session can't ask for {verb.name[:64]!r}.", f"It may ask for {may}.")
 
     def _nodes(self, session: Session) -> Body:
-        return {"nodes": [node.model_dump(mode="json") for node in self._roster.views()], "here": session.node}
+        of_others = {"load": {"used"}}
+        nodes = [node.model_dump(mode="json", exclude=of_others) for node in self._roster.views()]
+        return {"nodes": nodes, "here": session.node}
 
     def _where(self, session: Session) -> Body:
         return {"session": session.view().model_dump(mode="json")}

@@ -65,8 +65,10 @@ def sqlite_url(path: Path) -> str:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 1.0, "check_same_thread": False})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    connect = {"timeout": 1.0, "check_same_thread": False}
+    # An error would show the values of a row in the log: owners' keys, sessions' environments.
+    engine = create_engine(url, poolclass=StaticPool, connect_args=connect, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 

@@ -165,6 +165,8 @@ class Front:
             return self.kernel(wish.session)
         client = self._watcher(wish.controller).client
         spec, session = await client.spec(wish.session), await client.session(wish.session)
+        if session.id in self._hosted:  # asked twice at once
+            return self.kernel(session.id)
         inner = read_connection(spec.files.get(INNER_FILE), session.id)
         origin = self._hosted.get(session.origin or "")
         record = Record(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
 from sojourn.model.base import Word
 
 CheckpointKind = Literal["suspend", "named", "background"]
@@ -113,5 +115,5 @@ class StorePass(Word):
     identity: str
     """The store says who it is (a random id in its root), so that a folder of the same path on another machine is not
     taken for it."""
-    key: str
+    key: str = Field(repr=False)
     """The owner's, 32 bytes in hexadecimal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from bisect import bisect_right
 from concurrent.futures import Future
 
@@ -18,6 +19,10 @@ KEPT_CHUNKS = 128
 URGENT_THREADS = 4
 BULK_THREADS = 4
 """More than cores: a store may be far away."""
+PATIENCE_SECONDS = 30.0
+"""A store may fail for a moment, and a session that runs already would lose all that it did since the thaw. Less than
+the law gives a fill that makes no progress."""
+_PAUSE_SECONDS = 0.1
 _PATIENT = 5
 """Niceness of the bulk beside that of the faults."""
 
@@ -82,10 +87,23 @@ class Chunks:
                     del self._kept[next(iter(self._kept))]
         if is_first:
             try:
-                found.set_result(self._vault.read(chunk, size, of=of))
+                found.set_result(self._read(chunk, size, of))
             except BaseException as failed:
                 found.set_exception(failed)
         return found.result()
+
+    def _read(self, chunk: str, size: int, of: str) -> bytes:
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, _PAUSE_SECONDS
+        while True:
+            try:
+                return self._vault.read(chunk, size, of=of)
+            except Damaged:
+                raise
+            except StoreFailed:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause *= 2
 
 
 class VaultSupply(Supply):
