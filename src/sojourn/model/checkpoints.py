@@ -111,7 +111,7 @@ class StorePass(Word):
     """Where chunks are kept, and what opens them. Travels in instructions; never shown."""
 
     url: str
-    """`file:///folder`, `s3://bucket/prefix?endpoint=http://host:port`, `memory://name` (tests)."""
+    """A folder (file:), a bucket (s3:) or memory (memory:, for tests), as `chunks.open_store` takes it."""
     identity: str
     """The store says who it is (a random id in its root), so that a folder of the same path on another machine is not
     taken for it."""
