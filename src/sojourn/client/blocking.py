@@ -105,7 +105,8 @@ class Client:
         return self._do(calls.cancel_move(move))
 
     def suspend(self, session: str, force: bool = False, wait: UntilDone = "done") -> SessionView:
-        """Save a session's state and remove it from its node; clients stay attached, and their next request wakes it.
+        """Save a session's state, then have it removed from its node; clients stay attached, and their next request
+        wakes it. Answered when the state is safe, a moment before the node is done.
 
         Raises Busy in the middle of a cell, unless `force`, and SaveFailed when it had to stay awake.
         """
