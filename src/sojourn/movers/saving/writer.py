@@ -13,7 +13,8 @@ From the agent:
     {"do": "publish", "manifest": {…}}                                   what only the agent knows of it
 
 To the agent: `{"event": "ahead"}` (ready; what is kept is frozen only then), where there was room `{"event":
-"copied"}` (let it go on), `{"event": "progress", "done", "total"}`, `{"event": "written", …}`, `{"event": "published"}`, or `{"event": "failed", "error"}`.
+"copied"}` (let it go on), `{"event": "progress", "done", "total"}`, `{"event": "written", …}`,
+`{"event": "published"}`, or `{"event": "failed", "error"}`.
 
 When the agent ends, so does this process, and nothing of the checkpoint is ever visible.
 """
