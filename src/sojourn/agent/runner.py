@@ -302,9 +302,11 @@ def _failed(what: StartSandbox | Life, error: SojournError) -> SandboxFailedToSt
 
 def as_error(failed: BaseException, what: str, life: Life) -> SojournError:
     """An error that may cross the wire; a defect of ours is logged with its traceback."""
+    defect = failed.__cause__ if isinstance(failed, SojournError) else failed
+    if defect is not None and not isinstance(defect, (SojournError, OSError)):
+        log.error("could not %s session %s", what, life, exc_info=failed)
     if isinstance(failed, SojournError):
         return failed
-    log.error("could not %s session %s", what, life, exc_info=failed)
     return SandboxFailed(
         f"Session {life} could not {what}: {type(failed).__name__}: {failed}.", "The agent's log has the details."
     )

@@ -19,7 +19,7 @@ BRISK = -8
 """For the filling: until all is in, the session needs two machines."""
 _lock = threading.Lock()
 _in_haste = 0
-_group_was = 0
+_group_was: int | None = None
 
 
 def hasten(pid: int, niceness: int = _HASTY) -> None:
@@ -31,7 +31,7 @@ def hasten(pid: int, niceness: int = _HASTY) -> None:
 
 @contextlib.contextmanager
 def hastened() -> Iterator[None]:
-    """The calling thread, what it starts meanwhile, and this process's group."""
+    """The calling thread, what it starts meanwhile, and this process's group where no other process leads it."""
     thread = threading.get_native_id()
     before = os.getpriority(os.PRIO_PROCESS, thread)
     with contextlib.suppress(OSError):
@@ -50,8 +50,7 @@ def _enter() -> None:
     global _in_haste, _group_was
     with _lock:
         _in_haste += 1
-        if _in_haste == 1:
-            _group_was = _group()
+        if _in_haste == 1 and (_group_was := _own_group()) is not None:
             _set_group(os.getpid(), _HASTY)
 
 
@@ -59,14 +58,24 @@ def _leave() -> None:
     global _in_haste
     with _lock:
         _in_haste -= 1
-        if not _in_haste:
+        if not _in_haste and _group_was is not None:
             _set_group(os.getpid(), _group_was)
 
 
-def _group() -> int:
+def _own_group() -> int | None:
+    """None where the group is not this process's own: two agents started from one terminal would each set back what
+    the other had set, and the terminal would keep it."""
+    if os.getsid(0) != os.getpid():
+        return None
     with contextlib.suppress(OSError):
-        return int(Path("/proc/self/autogroup").read_text().split()[-1])
-    return 0
+        return niceness_of(Path("/proc/self/autogroup").read_text())
+    return None
+
+
+def niceness_of(autogroup: str) -> int | None:
+    """From `/autogroup-42 nice 0`; None for the empty text that a process outside every group has there: what was
+    started before the first login session, or lies in a cpu cgroup of its own."""
+    return int(autogroup.split()[-1]) if autogroup.strip() else None
 
 
 def _set_group(pid: int, niceness: int) -> None:
