@@ -455,8 +455,8 @@ async def test_a_damaged_checkpoint_is_named_and_nothing_is_left_of_the_wake(pai
     await pair.begin()
     checkpoint = await pair.save("here", 1, keep=False)
     await pair.release("here", checkpoint)
-    for chunk in (pair.folder / "store" / "owners").glob("*/chunks/*/*"):
-        chunk.write_bytes(b"not what it was")
+    for pack in (pair.folder / "store" / "owners").glob("*/packs/*"):
+        pack.write_bytes(b"not what it was")
     wake = await pair.begin_wake("there", checkpoint, 2)
     stumbled = await pair.controller.event("there", MoveStumbled, move=wake)
     assert (stumbled.side, stumbled.error["code"]) == ("target", "damaged")

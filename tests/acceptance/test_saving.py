@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -40,12 +41,23 @@ class Store:
         self.opened = StorePass(url=url, identity=open_store(url).identity(), key=secrets.token_hex(32))
         self.vault = Vault(open_store(url), bytes.fromhex(self.opened.key))
 
-    def chunk(self, chunk: str) -> Path:
-        (found,) = self.folder.glob(f"owners/*/chunks/*/{chunk}")
-        return found
+    def spoil(self, checkpoint: str, chunk: str) -> None:
+        """Alter the last byte of it."""
+        spot = self.vault.manifest(checkpoint).spots[chunk]
+        (pack,) = self.folder.glob(f"owners/*/packs/{spot.pack}")
+        with pack.open("r+b") as file:
+            file.seek(spot.offset + spot.length - 1)
+            last = file.read(1)[0]
+            file.seek(spot.offset + spot.length - 1)
+            file.write(bytes([last ^ 1]))
+
+    def lose(self, checkpoint: str, chunk: str) -> None:
+        """The pack that it is in is gone."""
+        (pack,) = self.folder.glob(f"owners/*/packs/{self.vault.manifest(checkpoint).spots[chunk].pack}")
+        pack.unlink()
 
     def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.glob("owners/*/chunks/*/*"))
+        return sum(path.stat().st_size for path in self.folder.glob("owners/*/packs/*"))
 
 
 class Save:
@@ -307,18 +319,20 @@ def test_a_store_that_can_not_be_written_leaves_the_session_running(ground: Grou
 
 
 def block(store: Store) -> None:
-    """A file where the chunks' folder is: not even root can write below it. The writer may be about to make that."""
-    while not (found := list(store.folder.glob("owners/*/chunks"))):
+    """A file where the packs' folder is, or is to be: not even root can write below it."""
+    while not (found := list(store.folder.glob("owners/*"))):
         time.sleep(0.005)
-    for chunks in found:
-        chunks.rename(chunks.with_name("chunks.aside"))
-        chunks.touch()
+    for owner in found:
+        with contextlib.suppress(FileNotFoundError):
+            (owner / "packs").rename(owner / "packs.aside")
+        (owner / "packs").touch()
 
 
 def unblock(store: Store) -> None:
-    for chunks in store.folder.glob("owners/*/chunks"):
-        chunks.unlink()
-        chunks.with_name("chunks.aside").rename(chunks)
+    for owner in store.folder.glob("owners/*"):
+        (owner / "packs").unlink()
+        with contextlib.suppress(FileNotFoundError):
+            (owner / "packs.aside").rename(owner / "packs")
 
 
 def test_another_store_at_the_same_address_is_refused_before_the_freeze(ground: Ground, store: Store) -> None:
@@ -415,13 +429,13 @@ def memory_chunks(store: Store, checkpoint: str) -> list[str]:
     return [chunk for chunk in run.chunks if chunk]
 
 
-def test_a_missing_chunk_is_noticed_before_the_thaw(ground: Ground, store: Store) -> None:
+def test_a_missing_pack_is_noticed_before_the_thaw(ground: Ground, store: Store) -> None:
     made, _ = slept(ground, store)
     chunk = memory_chunks(store, made.id)[-1]
-    store.chunk(chunk).unlink()
+    store.lose(made.id, chunk)
     sandbox = ground.sandbox("here")
     woken = Wake(sandbox, store, made.id)
-    with pytest.raises(Damaged, match=chunk[:12]):
+    with pytest.raises(Damaged, match="is missing"):
         woken.run()
     assert woken.told == []
     woken.mover.abandon()
@@ -432,9 +446,7 @@ def test_a_missing_chunk_is_noticed_before_the_thaw(ground: Ground, store: Store
 def test_an_altered_chunk_ends_the_fill_and_nobody_reads_it(ground: Ground, store: Store) -> None:
     made, _ = slept(ground, store, pages=MANY_PAGES)
     chunk = memory_chunks(store, made.id)[-1]
-    altered = bytearray(store.chunk(chunk).read_bytes())
-    altered[-1] ^= 1
-    store.chunk(chunk).write_bytes(altered)
+    store.spoil(made.id, chunk)
     sandbox = ground.sandbox("here")
     woken = Wake(sandbox, store, made.id)
     with pytest.raises(Damaged, match=chunk[:12]):
@@ -454,7 +466,7 @@ def test_a_damaged_layer_or_image_is_noticed_before_the_thaw(ground: Ground, sto
     made, _ = slept(ground, store)
     manifest = store.vault.manifest(made.id)
     body = manifest.layer if part == "layer" else manifest.images["pstree.img"]
-    store.chunk(body.chunks[0]).write_bytes(b"nothing of the kind")
+    store.spoil(made.id, body.chunks[0])
     woken = Wake(ground.sandbox("here"), store, made.id)
     with pytest.raises(Damaged, match=body.chunks[0][:12]):
         woken.run()
@@ -530,7 +542,7 @@ def as_of_an_older_boot(store: Store, manifest: Manifest, days: int) -> str:
     """A checkpoint like this one, whose clocks stood higher: its id."""
     from sojourn.movers.protobuf import decode, encode
 
-    image = b"".join(store.vault.read_body(manifest.images["timens-0.img"]))
+    image = b"".join(store.vault.read_body(manifest, manifest.images["timens-0.img"]))
     (length,) = struct.unpack_from("<I", image, 8)
     clocks = {
         kind: decode(value) for kind, value in decode(image[12 : 12 + length]).items() if isinstance(value, bytes)

@@ -304,7 +304,7 @@ async def test_gc_removes_what_no_list_names_and_nothing_else(house: Running) ->
     assert would.dropped == (first.id,)
     assert in_store(house) == {first.id, second.id}
     swept = await house.client.gc()
-    assert (swept.dropped, swept.chunks > 0, swept.busy) == ((first.id,), True, 0)
+    assert (swept.dropped, swept.bytes > 0, swept.busy) == ((first.id,), True, 0)
     assert in_store(house) == {second.id}
     assert (await house.client.verify("second")).problems == ()
 
@@ -584,11 +584,11 @@ def in_store(house: Running) -> set[str]:
 
 
 def spoil(house: Running, checkpoint: str) -> None:
-    """A chunk that only this checkpoint names is gone."""
-    mine = vault(house).manifest(checkpoint).chunks()
+    """A pack that only this checkpoint needs is gone."""
+    mine = set(vault(house).manifest(checkpoint).packs)
     for other in in_store(house) - {checkpoint}:
-        mine -= vault(house).manifest(other).chunks()
+        mine -= set(vault(house).manifest(other).packs)
     backend = open_store(house.controller.vaults.pass_for("ada").url)
     for entry in list(backend.keys("owners/")):
-        if any(entry.key.endswith(chunk) for chunk in mine):
+        if entry.key.rpartition("/")[2] in mine:
             backend.delete(entry.key)

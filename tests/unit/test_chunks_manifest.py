@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from sojourn.chunks import CHUNK, Body, Manifest, Run, cut
-from sojourn.chunks.manifest import in_chunks
+from sojourn.chunks.manifest import Spot, in_chunks
 from sojourn.errors import Damaged
 
 PAGE = 4096
@@ -31,6 +32,14 @@ def runs(draw: some.DrawFn) -> Run:
     return Run(address, size, tuple(draw(some.lists(ids, min_size=count, max_size=count))))
 
 
+@some.composite
+def located(draw: some.DrawFn, manifest: Manifest) -> Manifest:
+    """Its chunks lie in packs."""
+    packs = draw(some.dictionaries(some.text(max_size=8), some.integers(1, 2**31), min_size=1, max_size=3))
+    spots = some.builds(Spot, some.sampled_from(sorted(packs)), some.integers(0, 2**32 - 1), some.integers(1, 2**20))
+    return replace(manifest, packs=packs, spots={chunk: draw(spots) for chunk in sorted(manifest.chunks())})
+
+
 manifests = some.builds(
     Manifest,
     id=some.text(max_size=8),
@@ -48,7 +57,7 @@ manifests = some.builds(
     origin=facts,
     strategy_facts=facts,
     report=facts,
-)
+).flatmap(located)
 
 
 @given(manifests)

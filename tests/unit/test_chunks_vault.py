@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from sojourn.chunks import CHUNK, Manifest, Vault
+from sojourn.chunks import CHUNK, Body, Manifest, Vault
 from sojourn.chunks.layout import Layout
 from sojourn.chunks.memory import MemoryBackend
 from sojourn.chunks.sealing import Seal
 from sojourn.errors import Busy, Damaged, StoreFailed
-from sojourn.testing.store_contract import KEY, save
+from sojourn.testing.store_contract import KEY, fill_a_pack, save
 
 PAGES = bytes(range(256)) * 1024
 
@@ -36,13 +36,18 @@ def layout() -> Layout:
     return Layout(Seal(KEY).owner)
 
 
+def bare(layer: Body) -> Manifest:
+    return Manifest("one", "s", 0.0, "boot", "here", "4.2", {}, 1, 0, layer)
+
+
 @settings(max_examples=25)
 @given(some.lists(some.binary(max_size=3_000) | some.integers(0, 2 * CHUNK).map(bytes), max_size=5))
 def test_a_stream_comes_back(pieces: list[bytes]) -> None:
     vault, told = Vault(MemoryBackend(), KEY), []
     with vault.writing("one"):
         body = vault.write_body(pieces, told.append)
-    assert b"".join(vault.read_body(body)) == b"".join(pieces)
+        vault.publish(bare(body))
+    assert b"".join(vault.read_body(vault.manifest("one"), body)) == b"".join(pieces)
     assert body.size == sum(map(len, pieces)) == sum(ref.size for ref in told)
     assert body.chunks == tuple(ref.id for ref in told)
 
@@ -51,15 +56,18 @@ def test_zeros_are_not_stored(vault: Vault, backend: MemoryBackend) -> None:
     with vault.writing("one"):
         for zeros in (bytes(CHUNK), bytearray(4096), memoryview(bytes(8192))):
             assert (vault.write(zeros).id, vault.write(zeros).stored) == ("", 0)
-    assert vault.read("", 4096) == bytes(4096)
-    assert not [entry for entry in backend.keys("owners/") if "/chunks/" in entry.key]
+        vault.publish(bare(Body(CHUNK, ("",))))
+    assert vault.read(vault.manifest("one"), "", 4096) == bytes(4096)
+    assert packs(backend) == []
 
 
 def test_many_threads_write_at_once(vault: Vault) -> None:
     pages = [random.Random(number % 50).randbytes(20_000) for number in range(200)]
     with vault.writing("one"), ThreadPoolExecutor(8) as threads:
         refs = list(threads.map(vault.write, pages))
-    assert [vault.read(ref.id, ref.size) for ref in refs] == pages
+        vault.publish(bare(Body(200 * CHUNK, tuple(ref.id for ref in refs))))
+    manifest = vault.manifest("one")
+    assert [vault.read(manifest, ref.id, ref.size) for ref in refs] == pages
     assert len({ref.id for ref in refs}) == 50
 
 
@@ -90,7 +98,7 @@ def test_nothing_is_published_before_it_is_safe(backend: MemoryBackend, monkeypa
     backend.identity()
     monkeypatch.setattr(backend, "create", lambda key, body: (acts.append("publish"), create(key, body))[1])
     save(vault, "one", PAGES, b"layer")
-    assert acts == ["leases", "chunks", "chunks", "settle", "publish"]
+    assert acts == ["leases", "packs", "settle", "publish"]
 
 
 # ── damage ──
@@ -100,27 +108,34 @@ def altered(body: bytes) -> bytes:
     return body[:-1] + bytes([body[-1] ^ 1])
 
 
-Damage = Callable[[MemoryBackend, str], None]
+def packs(backend: MemoryBackend) -> list[str]:
+    return [entry.key for entry in backend.keys("owners/") if "/packs/" in entry.key]
+
+
+Damage = Callable[[MemoryBackend, str, int], None]
+"""Of what ends at an offset in an object."""
 DAMAGES: dict[str, Damage] = {
-    "missing": lambda backend, key: backend.delete(key),
-    "truncated": lambda backend, key: backend.put(key, backend.get(key)[:-5]),
-    "altered": lambda backend, key: backend.put(key, altered(backend.get(key))),
+    "missing": lambda backend, key, end: backend.delete(key),
+    "truncated": lambda backend, key, end: backend.put(key, backend.get(key)[: end - 5]),
+    "altered": lambda backend, key, end: backend.put(key, altered(backend.get(key)[:end])),
 }
 
 
 @pytest.fixture(params=DAMAGES)
 def damaged(request: pytest.FixtureRequest, vault: Vault, backend: MemoryBackend, layout: Layout) -> str:
-    """What is wrong with the chunk of task 7's memory in checkpoint "one"."""
-    chunk = save(vault, "one", PAGES, b"layer").memory["7"][0].chunks[0]
-    DAMAGES[request.param](backend, layout.chunk(chunk))
+    """What is wrong with the chunk of task 7's memory in checkpoint "one", the last one in its pack."""
+    saved = save(vault, "one", PAGES, b"")
+    spot = saved.spots[saved.memory["7"][0].chunks[0]]
+    DAMAGES[request.param](backend, layout.packs + spot.pack, spot.offset + spot.length)
     name: str = request.param
     return name
 
 
 def test_a_bad_chunk_is_named(vault: Vault, damaged: str) -> None:
-    chunk = vault.manifest("one").memory["7"][0].chunks[0]
-    with pytest.raises(Damaged, match=f"Chunk {chunk[:12]} is {damaged}.* part of checkpoint one"):
-        vault.read(chunk, CHUNK, of="checkpoint one")
+    manifest = vault.manifest("one")
+    chunk = manifest.memory["7"][0].chunks[0]
+    with pytest.raises(Damaged, match=f"Chunk {chunk[:12]} is {damaged}.* part of task 7 of checkpoint one"):
+        vault.read(manifest, chunk, CHUNK, of="task 7")
     (problem,) = vault.verify("one")
     assert problem.startswith(f"Chunk {chunk[:12]} is {damaged}")
     assert "used by memory of task 7 at 0x140000." in problem
@@ -130,15 +145,15 @@ def test_a_bad_chunk_is_named(vault: Vault, damaged: str) -> None:
 def test_the_next_save_of_the_same_content_mends_it(vault: Vault, damaged: str) -> None:
     assert vault.verify("one")
     save(Vault(vault.backend, KEY), "two", PAGES, b"layer")
-    assert vault.verify("one") == vault.verify("two") == []
+    assert vault.verify("one") == vault.verify("two") == vault.verify("one", deep=False) == []
     with vault.writing("three"):
         assert vault.write(PAGES).stored == 0
 
 
 def test_a_size_that_is_not_the_one_is_damage(vault: Vault) -> None:
-    chunk = save(vault, "one", PAGES, b"").memory["7"][0].chunks[0]
+    manifest = save(vault, "one", PAGES, b"")
     with pytest.raises(Damaged, match="262144 bytes long, not 4096"):
-        vault.read(chunk, 4096)
+        vault.read(manifest, manifest.memory["7"][0].chunks[0], 4096)
 
 
 def test_a_bad_manifest_is_named(vault: Vault, backend: MemoryBackend, layout: Layout) -> None:
@@ -154,7 +169,7 @@ def test_a_bad_manifest_is_named(vault: Vault, backend: MemoryBackend, layout: L
     with pytest.raises(Damaged):  # but who knows which chunks it names?
         fresh.sweep()
     fresh.drop("one")
-    assert fresh.sweep().chunks == 1
+    assert fresh.sweep().packs == 1
 
 
 def test_a_manifest_of_another_owner_does_not_open(backend: MemoryBackend, layout: Layout, vault: Vault) -> None:
@@ -165,12 +180,15 @@ def test_a_manifest_of_another_owner_does_not_open(backend: MemoryBackend, layou
         vault.manifest("one")
 
 
-def test_what_a_broken_off_save_left_is_not_relied_on(vault: Vault, backend: MemoryBackend, layout: Layout) -> None:
+def test_what_a_broken_off_save_left_is_not_relied_on(vault: Vault, backend: MemoryBackend) -> None:
     with vault.writing("half"):
-        chunk = vault.write(PAGES).id
-    backend.put(layout.chunk(chunk), b"")  # as a power cut leaves it
-    save(vault, "one", PAGES, b"layer")
-    assert vault.verify("one") == []
+        fill_a_pack(vault)
+    for key in packs(backend):
+        backend.put(key, b"")  # as a power cut leaves it
+    with vault.writing("one"):
+        fill_a_pack(vault)
+        vault.publish(bare(Body(0, ())))
+    assert len(packs(backend)) == 3  # the broken one, a full one, and the rest
 
 
 def test_progress_counts_chunks(vault: Vault) -> None:
@@ -186,20 +204,73 @@ def test_a_manifest_that_is_dropped_while_it_is_read_is_no_damage(vault: Vault, 
     listed = fresh.checkpoints()
     fresh.drop("one")
     fresh.checkpoints = lambda: listed  # type: ignore[method-assign]
-    assert fresh.sweep().chunks == 1
+    assert fresh.sweep().packs == 1
 
 
 def test_manifests_are_read_once(vault: Vault, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    first: Manifest = save(vault, "one", PAGES, b"")
-    assert vault.known_ids() == first.chunks()
-    monkeypatch.setattr(backend, "get", lambda key: pytest.fail(key))
-    assert vault.known_ids() == first.chunks()
+    save(vault, "one", PAGES, b"")
+    with vault.writing("two"):
+        pass
+    get, asked = backend.get, []
+    monkeypatch.setattr(backend, "get", lambda key: (asked.append(key.split("/")[2]), get(key))[1])
+    with vault.writing("three"):
+        assert vault.write(PAGES).stored == 0
+    assert "checkpoints" not in asked
+
+
+def test_a_checkpoint_names_only_what_was_written(vault: Vault) -> None:
+    with vault.writing("one"), pytest.raises(StoreFailed, match="never written"):
+        vault.publish(bare(Body(4, ("ab" * 32,))))
+    assert vault.checkpoints() == []
+
+
+def test_after_a_pack_was_lost_nothing_is_published(
+    vault: Vault, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it held was taken for written by then."""
+
+    def full(key: str, body: object) -> None:
+        raise StoreFailed("The store is full.")
+
+    with vault.writing("one"):
+        chunk = vault.write(PAGES).id
+        with monkeypatch.context() as patched:
+            patched.setattr(backend, "put", full)
+            with pytest.raises(StoreFailed, match="full"):
+                fill_a_pack(vault)
+        with pytest.raises(StoreFailed, match="full"):
+            vault.publish(bare(Body(CHUNK, (chunk,))))
+    assert vault.checkpoints() == []
+
+
+def test_what_is_used_of_a_worn_pack_is_written_anew(vault: Vault, backend: MemoryBackend) -> None:
+    """Else a pack would be kept for one chunk of its, and a store for packs of that kind."""
+    pages = [random.Random(number).randbytes(CHUNK) for number in range(10)]
+
+    def saved(name: str, kept: list[bytes]) -> int:
+        with vault.writing(name):
+            stored = [vault.write(page) for page in kept]
+            vault.publish(replace(bare(Body(len(kept) * CHUNK, tuple(one.id for one in stored))), id=name))
+        return sum(one.stored > 0 for one in stored)
+
+    assert saved("all", pages) == 10
+    assert saved("few", pages[:3]) == 0
+    vault.drop("all")
+    assert vault.sweep().slack_bytes > 6 * CHUNK
+    assert saved("fresh", pages[:3]) == 3
+    vault.drop("few")
+    assert vault.sweep().slack_bytes == 0
+    assert vault.verify("fresh") == []
 
 
 def test_what_a_store_that_has_vanished_lacks_is_not_damaged(vault: Vault, backend: MemoryBackend) -> None:
-    with vault.writing("one"):
-        written = vault.write(PAGES)
+    saved = save(vault, "one", PAGES, b"")
+    chunk = saved.memory["7"][0].chunks[0]
     backend.delete(*[entry.key for entry in backend.keys("")])
-    for ask in (lambda: vault.read(written.id), lambda: vault.manifest("one"), lambda: vault.verify("one")):
+    for ask in (
+        lambda: vault.read(saved, chunk, CHUNK),
+        lambda: vault.manifest("one"),
+        lambda: vault.verify("one"),
+    ):
         with pytest.raises(StoreFailed, match="vanished"):
             ask()

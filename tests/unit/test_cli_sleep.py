@@ -62,7 +62,7 @@ class MadeUpClient:
         self.saves = [save(SavePhase.SAVING, done_bytes=1, total_bytes=2), save(SavePhase.DONE, report=COST)]
         self.wakes = [wake(WakePhase.WAKING), AWAKE]
         self.problems: tuple[str, ...] = ()
-        self.collected = Collected(dropped=(), chunks=3, bytes=700_000, left=40, busy=0)
+        self.collected = Collected(dropped=(), bytes=700_000, used_bytes=9_000_000, slack_bytes=0, busy=0)
 
     def __enter__(self) -> MadeUpClient:
         return self
@@ -249,10 +249,10 @@ def test_rm(client: MadeUpClient) -> None:
 
 
 def test_gc(client: MadeUpClient) -> None:
-    assert run("gc").stdout == "Removed 3 chunks (700 kB); 40 chunks are in use.\n"
+    assert run("gc").stdout == "Removed 700 kB; 9.0 MB are in use.\n"
     client.collected = client.collected.model_copy(update={"dropped": ("a", "b"), "busy": 1})
     would = run("gc", "--dry-run").stdout
-    assert would.startswith("Would remove 2 checkpoints and 3 chunks (700 kB)")
+    assert would.startswith("Would remove 2 checkpoints and 700 kB")
     assert "next time" in would
     assert client.asked == [("gc", False), ("gc", True)]
 

@@ -43,8 +43,14 @@ class Checkpoint:
     def opened(self) -> Chunks:
         return Chunks(self.url, self.identity, KEY.hex(), "checkpoint")
 
-    def key_of(self, chunk: str) -> str:
-        return next(entry.key for entry in self.backend.keys("owners/") if entry.key.endswith(chunk))
+    @property
+    def manifest(self) -> Manifest:
+        return Vault(self.backend, KEY).manifest("checkpoint")
+
+    def pack(self) -> str:
+        """The key of the one that holds all."""
+        (found,) = [entry.key for entry in self.backend.keys("owners/") if "/packs/" in entry.key]
+        return found
 
 
 @pytest.fixture
@@ -87,10 +93,10 @@ def test_what_the_checkpoint_does_not_hold_is_not_zeros(checkpoint: Checkpoint, 
 
 
 def test_a_bad_chunk_fails_its_orders_by_name_and_no_others(checkpoint: Checkpoint, bell: int) -> None:
-    key = checkpoint.key_of(checkpoint.chunks[1])
-    body = bytearray(checkpoint.backend.get(key))
-    body[-1] ^= 1
-    checkpoint.backend.put(key, bytes(body))
+    spot = checkpoint.manifest.spots[checkpoint.chunks[1]]
+    body = bytearray(checkpoint.backend.get(checkpoint.pack()))
+    body[spot.offset + spot.length - 1] ^= 1
+    checkpoint.backend.put(checkpoint.pack(), bytes(body))
     chunks = checkpoint.opened()
     assert chunks.missing() is None  # a listing can't tell
     supply, _ = chunks.supplies(bell)
@@ -106,10 +112,10 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(
 ) -> None:
     read, failures = Vault.read, [StoreFailed("Not now."), StoreFailed("Not yet.")]
 
-    def moody(self: Vault, chunk: str, size: int | None = None, *, of: str = "") -> bytes:
+    def moody(self: Vault, manifest: Manifest, chunk: str, size: int, *, of: str = "") -> bytes:
         if failures:
             raise failures.pop()
-        return read(self, chunk, size, of=of)
+        return read(self, manifest, chunk, size, of=of)
 
     monkeypatch.setattr(Vault, "read", moody)
     monkeypatch.setattr(vault, "PATIENCE_SECONDS", patience)
@@ -118,11 +124,11 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(
     assert bytes(order.buffer.view) == (window(1)[:PAGE] if patience else b"x" * PAGE)
 
 
-def test_a_missing_chunk_is_told_beforehand(checkpoint: Checkpoint) -> None:
-    checkpoint.backend.delete(checkpoint.key_of(checkpoint.chunks[3]))
+def test_a_missing_pack_is_told_beforehand(checkpoint: Checkpoint) -> None:
+    checkpoint.backend.delete(checkpoint.pack())
     missing = checkpoint.opened().missing()
     assert isinstance(missing, Damaged)
-    assert checkpoint.chunks[3][:12] in missing.message
+    assert checkpoint.chunks[0][:12] in missing.message
 
 
 def test_a_chunk_is_decoded_once_for_its_neighbours(
@@ -131,9 +137,9 @@ def test_a_chunk_is_decoded_once_for_its_neighbours(
     asked: list[str] = []
     read = Vault.read
 
-    def counted(self: Vault, chunk: str, size: int | None = None, *, of: str = "") -> bytes:
+    def counted(self: Vault, manifest: Manifest, chunk: str, size: int, *, of: str = "") -> bytes:
         asked.append(chunk)
-        return read(self, chunk, size, of=of)
+        return read(self, manifest, chunk, size, of=of)
 
     monkeypatch.setattr(Vault, "read", counted)
     urgent, bulk = checkpoint.opened().supplies(bell)

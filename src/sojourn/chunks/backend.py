@@ -1,7 +1,7 @@
 """What a store of chunks must be able to do: a few calls on whole objects, as little as S3 and a folder have in common.
 
-Keys are paths of letters, digits, `-`, `_`, `.` and `/`, no part of which begins with a dot; bodies are a few hundred
-KiB, a manifest some MiB. What any backend must keep to, `sojourn.testing.store_contract` tests.
+Keys are paths of letters, digits, `-`, `_`, `.` and `/`, no part of which begins with a dot; bodies are some MiB. What
+any backend must keep to, `sojourn.testing.store_contract` tests.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class Backend(ABC):
     @abstractmethod
     def get(self, key: str) -> bytes:
         """Raises KeyError when there is none."""
+
+    @abstractmethod
+    def part(self, key: str, offset: int, length: int) -> bytes:
+        """So many bytes of an object, from an offset on; fewer where it ends before. Raises KeyError."""
 
     @abstractmethod
     def has(self, key: str) -> bool: ...

@@ -1,12 +1,13 @@
 """A store in a folder.
 
-An object is written as a draft beside its place and renamed into it, so it is visible whole or not at all. Nothing is
-synced one by one: the kernel is asked at once to begin writing a file out, and `settle` waits for the whole file
-system, which by then has little left to do. Only what decides (`create`) is synced by itself, file and folder.
+An object is written as a draft beside its place and renamed into it, so it is visible whole or not at all. What is
+large goes straight to the disk, past the page cache: to copy it there first costs more of a core than compressing and
+sealing it does, and what sleeps should not drive out what others work with. Nothing is synced one by one: `settle`
+waits for the whole file system. Only what decides (`create`) is synced by itself, file and folder.
 """
 
-# Paths are strings here: there are thousands of files a second.
-# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH113, PTH120, PTH123
+# Paths are strings here: there are hundreds of files a second.
+# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH113, PTH120
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ import fcntl
 import itertools
 import os
 import secrets
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,16 +28,15 @@ from sojourn.errors import StoreFailed
 _DRAFT = ".draft-"
 _DRAFT_SECONDS = 24 * 3600
 """A draft that has not been touched for so long belongs to nobody any more."""
-_BEGIN_WRITING = 2
-"""SYNC_FILE_RANGE_WRITE"""
-_GET_FLAGS, _SET_FLAGS, _TOP_FOLDER = 0x80086601, 0x40086602, 0x00020000
-"""FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_TOPDIR_FL"""
+_PAGE = 4096
+_LARGE = 256 * 1024
+"""Bytes from which on a body is written straight to the disk."""
+_STRAIGHT = getattr(os, "O_DIRECT", 0)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_sync_file_range = getattr(_libc, "sync_file_range", None)
 _syncfs = getattr(_libc, "syncfs", None)
 
 
@@ -79,8 +78,12 @@ class LocalBackend(Backend):
             os.utime(self._base + key)
 
     def get(self, key: str) -> bytes:
-        with self._told("read"), _keyed(key), open(self._base + key, "rb", buffering=0) as file:
-            return file.readall()
+        with self._opened(key) as file:
+            return os.read(file, os.fstat(file).st_size)
+
+    def part(self, key: str, offset: int, length: int) -> bytes:
+        with self._opened(key) as file:
+            return os.pread(file, length, offset)
 
     def has(self, key: str) -> bool:
         return os.path.isfile(self._base + key)
@@ -124,6 +127,15 @@ class LocalBackend(Backend):
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        with self._told("read"), _keyed(key):
+            descriptor = os.open(self._base + key, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
     def _draft(self, key: str, body: Bytes, lasting: bool = False) -> str:
         folder = self._base + key.rpartition("/")[0]
         draft = f"{folder}/{_DRAFT}{self._mine}-{next(self._numbers)}"
@@ -136,11 +148,9 @@ class LocalBackend(Backend):
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with self._undone(draft):
             try:
-                _write_all(descriptor, body)
+                _write_all(descriptor, memoryview(body))
                 if lasting:
                     os.fsync(descriptor)
-                elif _sync_file_range:  # a wish: what comes of it, `settle` finds out
-                    _sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _BEGIN_WRITING)
             finally:
                 os.close(descriptor)
         return draft
@@ -202,10 +212,27 @@ def _keyed(key: str) -> Iterator[None]:
         raise KeyError(key) from None
 
 
-def _write_all(descriptor: int, body: Bytes) -> None:
-    rest = memoryview(body)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _write_all(descriptor: int, body: memoryview) -> None:
+    if _STRAIGHT and len(body) >= _LARGE:
+        body = _write_straight(descriptor, body)
+    while body:
+        body = body[os.write(descriptor, body) :]
+
+
+def _write_straight(descriptor: int, body: memoryview) -> memoryview:
+    """As much of it as can go past the page cache: whole pages, from memory that begins at one, where the file system
+    can do that. Returns the rest, which goes the usual way."""
+    usual = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, usual | _STRAIGHT)
+        while len(body) >= _PAGE:
+            body = body[os.write(descriptor, body[: len(body) // _PAGE * _PAGE]) :]
+    except OSError as wrong:
+        if wrong.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, usual)
+    return body
 
 
 def _sync(folder: str) -> None:
@@ -220,29 +247,11 @@ def _make_private(folder: str) -> None:
     try:
         os.mkdir(folder, 0o700)
     except FileNotFoundError:
-        above = os.path.dirname(folder)
-        _make_private(above)
-        _scatter(above)
+        _make_private(os.path.dirname(folder))
         _make_private(folder)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise
-
-
-def _scatter(folder: str) -> None:
-    """Ask ext4 to put the folders in this one far from each other (`chattr +T`); elsewhere it means nothing.
-
-    A new file gets its number near its folder's, and numbers freed in the last minutes are passed over, one by one:
-    after a sweep that costs a millisecond a file where all chunks lie together.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        (flags,) = struct.unpack("l", fcntl.ioctl(descriptor, _GET_FLAGS, bytes(struct.calcsize("l"))))
-        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", flags | _TOP_FOLDER))
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def _hint(wrong: OSError) -> str:

@@ -1,8 +1,9 @@
 """What a checkpoint consists of, and how a stream or a task's memory is cut into chunks.
 
 As bytes a manifest is the length of its head (4 bytes, big-endian), the head (JSON, in which bodies and runs say only
-how many chunks they have), and the ids of all chunks in the head's order, 32 bytes each; thirty-two zeros stand for a
-chunk of zeros.
+how many chunks they have), the ids of all chunks in the head's order, 32 bytes each (thirty-two zeros stand for a chunk
+of zeros), and for each id, in the order in which they first appear, where the chunk lies: the number of its pack in the
+head, its offset there and its length, 4 bytes each.
 """
 
 from __future__ import annotations
@@ -11,20 +12,31 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from sojourn.errors import Damaged
 
 CHUNK = 256 * 1024
 """Bytes. Successive checkpoints share a chunk if none of its 64 pages changed."""
 FORMAT = 1
+"""Of manifests."""
 ZERO_CHUNK = ""
 """The id of every chunk that is all zeros. Never stored."""
 
 Plain = bytes | bytearray | memoryview
 
 _LENGTH = struct.Struct(">I")
+_SPOT = struct.Struct(">III")
 _ID_BYTES = 32
+
+
+class Spot(NamedTuple):
+    """Where a sealed chunk lies."""
+
+    pack: str
+    offset: int
+    length: int
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +124,25 @@ class Manifest:
     """As `Sandbox.origin`."""
     strategy_facts: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    spots: dict[str, Spot] = field(default_factory=dict)
+    """Chunk -> where it lies. A vault knows them, when it publishes."""
+    packs: dict[str, int] = field(default_factory=dict)
+    """Pack -> its bytes, for all in which there are spots."""
 
     def to_bytes(self) -> bytes:
         head = {name.name: getattr(self, name.name) for name in fields(self)} | {
             "format": FORMAT,
+            "chunks": sum(1 for _ in self._chunks_in_order()),
+            "packs": self.packs,
             "layer": _body_head(self.layer),
             "images": {name: _body_head(body) for name, body in self.images.items()},
             "memory": {
                 task: [[run.address, run.size, len(run.chunks)] for run in runs] for task, runs in self.memory.items()
             },
         }
+        del head["spots"]
         text = json.dumps(head, separators=(",", ":")).encode()
-        return b"".join((_LENGTH.pack(len(text)), text, *map(_id_bytes, self._chunks_in_order())))
+        return b"".join((_LENGTH.pack(len(text)), text, *map(_id_bytes, self._chunks_in_order()), *self._spot_bytes()))
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Manifest:
@@ -153,6 +172,12 @@ class Manifest:
                 for address, chunk, size in run.spans():
                     yield f"memory of task {task} at {address:#x}", chunk, size
 
+    def _spot_bytes(self) -> Iterator[bytes]:
+        numbers = {pack: number for number, pack in enumerate(self.packs)}
+        for chunk in _distinct(self._chunks_in_order()):
+            spot = self.spots[chunk]
+            yield _SPOT.pack(numbers[spot.pack], spot.offset, spot.length)
+
     def _chunks_in_order(self) -> Iterator[str]:
         yield from self.layer.chunks
         for body in self.images.values():
@@ -170,6 +195,16 @@ def _id_bytes(chunk: str) -> bytes:
     return bytes.fromhex(chunk) or bytes(_ID_BYTES)
 
 
+def _distinct(chunks: Iterable[str]) -> list[str]:
+    """Without zeros, each at its first place."""
+    return [chunk for chunk in dict.fromkeys(chunks) if chunk != ZERO_CHUNK]
+
+
+def _spots(body: bytes, chunks: Iterable[str], packs: list[str]) -> dict[str, Spot]:
+    found = (Spot(packs[pack], offset, length) for pack, offset, length in _SPOT.iter_unpack(body))
+    return dict(zip(_distinct(chunks), found, strict=True))
+
+
 def _ids(body: bytes) -> Iterator[str]:
     none = "00" * _ID_BYTES
     text = body.hex()
@@ -183,7 +218,10 @@ def _read(body: bytes) -> Manifest:
     head = json.loads(body[_LENGTH.size : _LENGTH.size + length])
     if head.pop("format") != FORMAT:
         raise ValueError("its format is of another version of Sojourn")
-    ids = list(_ids(body[_LENGTH.size + length :]))
+    rest = body[_LENGTH.size + length :]
+    ids_bytes = head.pop("chunks") * _ID_BYTES
+    ids = list(_ids(rest[:ids_bytes]))
+    head["spots"] = _spots(rest[ids_bytes:], ids, list(head["packs"]))
     taken = 0
 
     def take(count: int) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ class MemoryBackend(Backend):
         with self._lock:
             return self._objects[key][0]
 
+    def part(self, key: str, offset: int, length: int) -> bytes:
+        return self.get(key)[offset : offset + length]
+
     def has(self, key: str) -> bool:
         return key in self._objects
 

@@ -32,6 +32,8 @@ KEY_BYTES = 32
 _HEAD = struct.Struct(">c4sI12s")
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
+EXTRA_BYTES = _HEAD.size + _TAG_BYTES
+"""A sealed body is at most so much longer than the plain one."""
 _PLAIN, _ZSTD = b"\0", b"\1"
 _WORTH = 0.95
 """A chunk that compression does not make this much smaller is stored as it is: reading it back is quicker."""
@@ -54,24 +56,29 @@ class Seal:
         self._naming = derived(key, "names of chunks")
         self._fingerprint = derived(key, "fingerprint")[:4]
         self._cipher = AESGCM(derived(key, "bodies of chunks"))
-        self._mine = _Bench(level)
+        self._mine = _Compressor(level)
 
     def name(self, plain: Plain) -> str:
         """64 hexadecimal digits: the same for the same bytes and owner."""
         return blake3(plain, key=self._naming).hexdigest()
 
-    def close(self, plain: Plain, name: str) -> memoryview:
-        """The sealed body. Good until this thread closes the next one: fresh memory costs more than the work on it."""
+    def close(self, plain: Plain, name: str) -> bytes:
+        """The sealed body."""
+        room = bytearray(len(plain) + EXTRA_BYTES)
+        return bytes(room[: self.close_into(plain, name, memoryview(room))])
+
+    def close_into(self, plain: Plain, name: str, room: memoryview) -> int:
+        """Put the sealed body at the beginning of `room`, which has EXTRA_BYTES more than `plain`; gives its length."""
         form, content = self._packed(plain)
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        body = self._mine.room(_HEAD.size + len(content) + _TAG_BYTES)
-        _HEAD.pack_into(body, 0, form, self._fingerprint, len(content) + _TAG_BYTES, nonce)
-        self._cipher.encrypt_into(nonce, content, form + name.encode(), body[_HEAD.size :])
-        return body
+        length = len(content) + EXTRA_BYTES
+        _HEAD.pack_into(room, 0, form, self._fingerprint, length - _HEAD.size, nonce)
+        self._cipher.encrypt_into(nonce, content, form + name.encode(), room[_HEAD.size : length])
+        return length
 
     def _packed(self, plain: Plain) -> tuple[bytes, Plain]:
         """Form and content. A few pages from all over it tell whether it is worth trying."""
-        compress, view = self._mine.compressor.compress, memoryview(plain)
+        compress, view = self._mine.compress, memoryview(plain)
         step = max(len(view) // _SAMPLES, _SAMPLE_BYTES)
         sample = b"".join(view[start : start + _SAMPLE_BYTES] for start in range(0, len(view), step))
         if len(compress(sample)) < _WORTH * len(sample):
@@ -104,17 +111,11 @@ class Seal:
             raise Unsealable(f"sealed whole, but does not unpack ({wrong})") from wrong
 
 
-class _Bench(threading.local):
-    """What each thread works with by itself: a compressor can't be shared, and is costly to make."""
+class _Compressor(threading.local):
+    """Each thread has one of its own: it can't be shared, and is costly to make."""
 
     def __init__(self, level: int) -> None:
-        self.compressor = ZstdCompressor(level=level)
-        self._body = bytearray()
-
-    def room(self, size: int) -> memoryview:
-        if len(self._body) < size:
-            self._body = bytearray(size)
-        return memoryview(self._body)[:size]
+        self.compress = ZstdCompressor(level=level).compress
 
 
 def derived(key: bytes, purpose: str) -> bytes:

@@ -2,7 +2,7 @@
 
 A checkpoint is visible when its manifest is, and that is written last, in one step, after everything before it is
 safe from a power cut. Chunks are shared by all checkpoints of an owner. What is relied on without writing it
-again is only what a whole manifest names: of a save that broke off, a power cut may have left empty files.
+again is only what a whole manifest names: of a save that broke off, a power cut may have left empty packs.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sojourn.chunks.backend import Backend
 from sojourn.chunks.layout import SHORT, Layout, last
 from sojourn.chunks.leases import Lease, Times, Watch, held, holder, wait_for_sweeps
-from sojourn.chunks.manifest import CHUNK, ZERO_CHUNK, Body, Manifest, Plain, in_chunks
+from sojourn.chunks.manifest import CHUNK, ZERO_CHUNK, Body, Manifest, Plain, Spot, in_chunks
+from sojourn.chunks.packs import Packing, unworn
 from sojourn.chunks.sealing import LEVEL, Seal, Unsealable
 from sojourn.chunks.sweeping import Sweep, Swept
 from sojourn.chunks.verifying import Needed, Progress, flaws, needed, problems
@@ -29,14 +30,14 @@ _OTHERS = "See which checkpoints are whole: `sojourn checkpoints verify`."
 
 @dataclass(frozen=True)
 class ChunkRef:
-    """A chunk that is in the store."""
+    """A chunk that is in the store, or on its way there."""
 
     id: str
     """Empty: all zeros, and not stored."""
     size: int
     """Bytes, plain."""
     stored: int
-    """Bytes written just now; 0 when the store had it."""
+    """Bytes that it takes there; 0 when the store had it."""
 
 
 class Vault:
@@ -59,9 +60,13 @@ class Vault:
         self._saving = threading.Lock()
         self._lease: Lease | None = None
         self._checkpoint = ""
-        self._known: set[str] = set()
-        self._bad: set[str] = set()
-        self._named_by: dict[str, set[str]] = {}
+        self._packing: Packing | None = None
+        self._known: dict[str, Spot] = {}
+        """What a new checkpoint may rely on."""
+        self._sizes: dict[str, int] = {}
+        """Of the packs that it lies in."""
+        self._manifests: dict[str, Manifest] = {}
+        """Whole ones that have been read."""
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -69,9 +74,8 @@ class Vault:
     def writing(self, checkpoint: str) -> Iterator[None]:
         """Within, chunks of this checkpoint can be written, and no sweep removes what it relies on.
 
-        Waits for a sweep that is at work: a moment, or minutes if one was lost. Several processes may write for one
-        checkpoint, each within a `writing` of its own. After a crash it ends by itself. Raises StoreFailed; Busy: this
-        vault is at it already.
+        Waits for a sweep that is at work: a moment, or minutes if one was lost. After a crash it ends by itself. Raises
+        StoreFailed; Busy: this vault is at it already.
         """
         self._layout.checkpoint(checkpoint)
         if not self._saving.acquire(blocking=False):
@@ -81,31 +85,29 @@ class Vault:
             key = f"{self._layout.leases}{checkpoint}.{holder()}"
             with held(Lease(self.backend, key, self._times, self._watch)) as lease:
                 wait_for_sweeps(self.backend, self._layout, lease, self._times, self._watch)
-                self._bad = {last(entry.key) for entry in self.backend.keys(self._layout.bad)}
-                self._known = self.known_ids() - self._bad
+                self._known, self._sizes = self._reliable()
+                self._packing = Packing(self._seal, self._put_pack)
                 self._lease, self._checkpoint = lease, checkpoint
                 yield
         finally:
-            self._lease, self._checkpoint, self._known = None, "", set()
+            self._lease, self._packing, self._checkpoint, self._known = None, None, "", {}
             self._saving.release()
 
     def write(self, plain: Plain) -> ChunkRef:
-        """Only within `writing`; from any number of threads. Raises StoreFailed, also when the lease was lost."""
+        """A chunk; only within `writing`, from any number of threads. It is on its way when this returns, and in the
+        store when `publish` does. Raises StoreFailed, also when the lease was lost, or an earlier chunk."""
         if _is_zeros(plain):
             return ChunkRef(ZERO_CHUNK, len(plain), 0)
-        self._required().require(self._times.dead_s)
+        lease, packing = self._required()
+        lease.require(self._times.dead_s)
         chunk = self._seal.name(plain)
         if chunk in self._known:
             return ChunkRef(chunk, len(plain), 0)
-        body = self._seal.close(plain, chunk)
-        self.backend.put(self._layout.chunk(chunk), body)
-        self._known.add(chunk)
-        if chunk in self._bad:
-            self.backend.delete(self._layout.bad + chunk)
-        return ChunkRef(chunk, len(plain), len(body))
+        spot = self._known[chunk] = packing.add(plain, chunk)
+        return ChunkRef(chunk, len(plain), spot.length)
 
     def write_body(self, pieces: Iterable[Plain], tell: Callable[[ChunkRef], None] | None = None) -> Body:
-        """Write a stream, in pieces of any size. `tell` hears of each chunk once it is stored."""
+        """Write a stream, in pieces of any size. `tell` hears of each chunk once it is on its way."""
         chunks, size = [], 0
         for plain in in_chunks(pieces):
             written = self.write(plain)
@@ -116,14 +118,16 @@ class Vault:
         return Body(size, tuple(chunks))
 
     def publish(self, manifest: Manifest) -> None:
-        """Make a checkpoint visible, within its `writing`. Twice is once.
+        """Make a checkpoint visible, within its `writing`, which knows where its chunks lie. Twice is once.
 
         Raises StoreFailed: the lease was lost, or the store failed; then nothing is visible, and never will be
         unless the store failed just as it answered.
         """
-        lease = self._required()
+        lease, packing = self._required()
         if manifest.id != self._checkpoint:
             raise StoreFailed(f"Checkpoint {manifest.id} can't be published while {self._checkpoint} is written.")
+        packing.settle()
+        manifest = self._located(manifest, packing)
         body = self._seal.close(manifest.to_bytes(), _sealed_as(manifest.id))
         self.backend.settle()
         lease.touch()
@@ -135,37 +139,29 @@ class Vault:
                 "Save again.",
             )
 
-    def known_ids(self) -> set[str]:
-        """Every chunk that a whole checkpoint of this owner names. One manifest is read for each, once."""
-        return self._named(strict=False)
-
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, chunk: str, size: int | None = None, *, of: str = "") -> bytes:
-        """The plain bytes. `size`: how many there must be; of zeros, CHUNK unless told. `of`: what needs them, for the
-        message ("memory of task 1 of checkpoint …"). Raises Damaged, StoreFailed."""
+    def read(self, manifest: Manifest, chunk: str, size: int, *, of: str = "") -> bytes:
+        """The plain bytes of a chunk of a whole checkpoint; `size`: how many there must be. `of`: what needs them, for
+        the message ("memory of task 1"). Raises Damaged, StoreFailed."""
         if chunk == ZERO_CHUNK:
-            return bytes(CHUNK if size is None else size)
-        try:
-            plain = self._seal.open(self.backend.get(self._layout.chunk(chunk)), chunk)
-        except KeyError:
-            self.backend.require_there()
-            flaw = "missing"
-        except Unsealable as wrong:
-            flaw = str(wrong)
-        else:
-            if size in (None, len(plain)):
-                return plain
-            flaw = f"{len(plain)} bytes long, not {size}"
-        self._note_bad(chunk)
-        raise Damaged(f"Chunk {chunk[:SHORT]} is {flaw}" + (f"; it is part of {of}." if of else "."), _OTHERS)
+            return bytes(size)
+        spot = manifest.spots[chunk]
+        plain, flaw = self._open(spot, chunk, size)
+        if plain is None:
+            self._note_bad(spot)
+            plain = self._open_elsewhere(spot, chunk, size)
+        if plain is None:
+            what = f"it is part of {of + ' of ' if of else ''}checkpoint {manifest.id}"
+            raise Damaged(f"Chunk {chunk[:SHORT]} is {flaw}; {what}.", _OTHERS)
+        return plain
 
-    def read_body(self, body: Body, *, of: str = "") -> Iterator[bytes]:
+    def read_body(self, manifest: Manifest, body: Body, *, of: str = "") -> Iterator[bytes]:
         for chunk, size in body.spans():
-            yield self.read(chunk, size, of=of)
+            yield self.read(manifest, chunk, size, of=of)
 
     def manifest(self, checkpoint: str) -> Manifest:
-        """Raises Damaged (there is none under this key, or it does not open), StoreFailed."""
+        """A whole checkpoint. Raises Damaged (there is none under this key, or it does not open), StoreFailed."""
         try:
             body = self.backend.get(self._layout.checkpoint(checkpoint))
         except KeyError:
@@ -183,38 +179,60 @@ class Vault:
         return sorted(self._layout.published(self.backend))
 
     def verify(self, checkpoint: str, deep: bool = True, progress: Progress | None = None) -> list[str]:
-        """Problems, each naming the chunk and what uses it; empty: whole. `deep`: every chunk is read and opened, not
-        only looked for. `progress(done, all)`: chunks read. Raises StoreFailed."""
+        """Problems, each naming the chunk and what uses it; empty: whole. `deep`: every chunk is read and opened, else
+        only its packs are looked for. `progress(done, all)`: chunks read. Raises StoreFailed."""
         try:
             manifest = self.manifest(checkpoint)
         except Damaged as wrong:
             return [wrong.message]
         chunks = needed(manifest)
-        found = flaws(chunks, self._flaw, progress) if deep else self._absences(chunks)
-        return problems(manifest, found)
+        if not deep:
+            absent = self._absent_packs(manifest)
+            chunks = {one for one in chunks if manifest.spots[one[0]].pack in absent}
+        return problems(manifest, flaws(chunks, lambda one: self._flaw(manifest, one), progress))
 
     # ── removing ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def drop(self, checkpoint: str) -> None:
-        """Its chunks go with the next sweep. No error when there is none."""
+        """What only it needed goes with the next sweep. No error when there is none."""
         key = self._layout.checkpoint(checkpoint)
         if any(entry.key == key and entry.size for entry in self.backend.keys(key)):
             self.backend.delete(key)
 
     def sweep(self, dry_run: bool = False) -> Swept:
-        """Remove the chunks that no checkpoint names, unless somebody writes. Raises StoreFailed; Damaged: a manifest
-        can't be read, so nobody knows which chunks it names."""
+        """Remove the packs that no checkpoint needs, unless somebody writes. Raises StoreFailed; Damaged: a manifest
+        can't be read, so nobody knows which packs it needs."""
         self.backend.identity()
-        named = lambda: self._named(strict=True)  # noqa: E731
-        sweep = Sweep(self.backend, self._layout, named, self._times, self._watch)
+        whole = lambda: self._whole(strict=True)  # noqa: E731
+        sweep = Sweep(self.backend, self._layout, whole, self._times, self._watch)
         return sweep.rehearse() if dry_run else sweep.run()
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _required(self) -> Lease:
-        if self._lease is None:
+    def _required(self) -> tuple[Lease, Packing]:
+        if self._lease is None or self._packing is None:
             raise StoreFailed("Chunks can only be written within `writing`, which keeps sweeps away.")
-        return self._lease
+        return self._lease, self._packing
+
+    def _put_pack(self, pack: str, body: memoryview) -> None:
+        self.backend.put(self._layout.packs + pack, body)
+
+    def _reliable(self) -> tuple[dict[str, Spot], dict[str, int]]:
+        """The chunks that need not be written again, and the sizes of their packs."""
+        whole = self._whole(strict=False)
+        bad = {last(mark) for marks in self._layout.found_bad(self.backend).values() for mark in marks}
+        known = {chunk: spot for chunk, spot in unworn(whole).items() if last(self._layout.bad(spot)) not in bad}
+        return known, {pack: size for manifest in whole for pack, size in manifest.packs.items()}
+
+    def _located(self, manifest: Manifest, packing: Packing) -> Manifest:
+        """With the places of its chunks."""
+        try:
+            spots = {chunk: self._known[chunk] for chunk in manifest.chunks()}
+        except KeyError as wrong:
+            raise StoreFailed(f"Checkpoint {manifest.id} names chunk {wrong}, which was never written.") from wrong
+        sizes = self._sizes | packing.sizes
+        packs = {pack: sizes[pack] for pack in sorted({spot.pack for spot in spots.values()})}
+        return replace(manifest, spots=spots, packs=packs)
 
     def _is_published(self, manifest: Manifest) -> bool:
         """Whether it was we: the answer to a first try may have been lost."""
@@ -223,37 +241,60 @@ class Vault:
         except Damaged:
             return False
 
-    def _named(self, strict: bool) -> set[str]:
-        """`strict`: Damaged when a manifest can't be read; else what it names is not relied on."""
-        named: dict[str, set[str]] = {}
+    def _whole(self, strict: bool) -> list[Manifest]:
+        """All whole checkpoints, the oldest first. `strict`: Damaged when a manifest can't be read; else it is left
+        out: nothing that it names is relied on."""
+        found: dict[str, Manifest] = {}
         for checkpoint in self.checkpoints():
             try:
-                named[checkpoint] = self._named_by.get(checkpoint) or self.manifest(checkpoint).chunks()
+                found[checkpoint] = self._manifests.get(checkpoint) or self.manifest(checkpoint)
             except Damaged as wrong:
                 if strict and self.backend.has(self._layout.checkpoint(checkpoint)):  # else: dropped meanwhile
                     raise
                 _log.warning("%s", wrong.message)
-        self._named_by = named
-        return set().union(*named.values())
+        self._manifests = found
+        return sorted(found.values(), key=lambda manifest: manifest.created_at)
 
-    def _note_bad(self, chunk: str) -> None:
+    def _open(self, spot: Spot, chunk: str, size: int) -> tuple[bytes | None, str]:
+        """What lies there, or what is wrong with it."""
+        try:
+            body = self.backend.part(self._layout.packs + spot.pack, spot.offset, spot.length)
+            plain = self._seal.open(body, chunk)
+        except KeyError:
+            self.backend.require_there()
+            return None, "missing"
+        except Unsealable as wrong:
+            return None, str(wrong)
+        return (plain, "") if len(plain) == size else (None, f"{len(plain)} bytes long, not {size}")
+
+    def _open_elsewhere(self, bad: Spot, chunk: str, size: int) -> bytes | None:
+        """A later checkpoint may have brought the same chunk again."""
+        for manifest in reversed(self._whole(strict=False)):
+            spot = manifest.spots.get(chunk, bad)
+            if spot != bad:
+                plain, _ = self._open(spot, chunk, size)
+                if plain is not None:
+                    return plain
+        return None
+
+    def _note_bad(self, spot: Spot) -> None:
         """So that the next save with the same content writes it anew, which mends every checkpoint that names it."""
         with contextlib.suppress(StoreFailed):
-            self.backend.put(self._layout.bad + chunk, b"")
+            self.backend.put(self._layout.bad(spot), b"")
 
-    def _flaw(self, one: Needed) -> str:
+    def _flaw(self, manifest: Manifest, one: Needed) -> str:
         chunk, size = one
         try:
-            plain = self.read(chunk, size)
+            plain = self.read(manifest, chunk, size)
         except Damaged as wrong:
-            return wrong.message.partition(" is ")[2].rstrip(".")
+            return wrong.message.partition(" is ")[2].partition(";")[0]
         return "" if self._seal.name(plain) == chunk else "not what its name says"
 
-    def _absences(self, chunks: set[Needed]) -> dict[Needed, str]:
-        keys = {self._layout.chunk(chunk): (chunk, size) for chunk, size in chunks}
-        if absent := self.backend.absent(self._layout.chunks, keys):
+    def _absent_packs(self, manifest: Manifest) -> set[str]:
+        absent = self.backend.absent(self._layout.packs, [self._layout.packs + pack for pack in manifest.packs])
+        if absent:
             self.backend.require_there()
-        return {keys[key]: "missing" for key in absent}
+        return {last(key) for key in absent}
 
 
 def _sealed_as(checkpoint: str) -> str:

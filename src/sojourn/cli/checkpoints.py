@@ -113,9 +113,10 @@ def gc(
         return print_json(swept)
     would = "Would remove" if dry_run else "Removed"
     dropped = f" {len(swept.dropped)} checkpoints and" if swept.dropped else ""
-    print(f"{would}{dropped} {swept.chunks} chunks ({amount(swept.bytes)}); {swept.left} chunks are in use.")
+    slack = f" {amount(swept.slack_bytes)} stay with it." if swept.slack_bytes else ""
+    print(f"{would}{dropped} {amount(swept.bytes)}; {amount(swept.used_bytes)} are in use.{slack}")
     if swept.busy:
-        print("A checkpoint is being written: its owner's chunks wait for the next time.")
+        print("A checkpoint is being written: what else is its owner's waits for the next time.")
     return None
 
 

@@ -104,13 +104,15 @@ class Collected(Word):
 
     dropped: tuple[str, ...]
     """Checkpoints: unfinished ones, and those that nothing may wake from any more."""
-    chunks: int
-    """That no checkpoint names; in a dry run, without those of the checkpoints that would go."""
     bytes: int
-    left: int
-    """Chunks that stay."""
+    """In a dry run, without those of the checkpoints that would go."""
+    used_bytes: int
+    """What checkpoints need."""
+    slack_bytes: int
+    """What stays beside that, in packs that they need a part of. What a checkpoint needs of a pack that is worn is written
+    anew by the next save, so this is seldom more than what is used."""
     busy: int
-    """Owners of whom a checkpoint is being written just now: their chunks wait for the next time."""
+    """Owners of whom a checkpoint is being written just now: what is theirs waits for the next time."""
 
 
 class DrainRequest(Word):

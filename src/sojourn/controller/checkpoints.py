@@ -233,8 +233,8 @@ def _created_at(vault: Vault, identity: str) -> float:
 def _collected(dropped: Iterable[str], swept: Collection[Swept]) -> Collected:
     return Collected(
         dropped=tuple(dropped),
-        chunks=sum(one.chunks for one in swept),
         bytes=sum(one.bytes for one in swept),
-        left=sum(one.left for one in swept),
+        used_bytes=sum(one.used_bytes for one in swept),
+        slack_bytes=sum(one.slack_bytes for one in swept),
         busy=sum(one.busy > 0 for one in swept),
     )

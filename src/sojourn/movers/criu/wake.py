@@ -97,7 +97,9 @@ class CriuWake(CriuRevival):
             vault = open_vault(**self._store.model_dump())
             manifest = vault.manifest(self._checkpoint)
             self._read_facts(manifest)
-            fetched = beside.map(partial(self._fetch_image, vault), *zip(*manifest.images.items(), strict=True))
+            fetched = beside.map(
+                partial(self._fetch_image, vault, manifest), *zip(*manifest.images.items(), strict=True)
+            )
             if self._paged:
                 shown.result()
             self._came_to("images fetched", image_bytes=sum(fetched))
@@ -126,16 +128,16 @@ class CriuWake(CriuRevival):
         here = has_time_namespaces()
         check_clock(facts["monotonic"], manifest.images, has_namespaces=here, now=time.monotonic())
 
-    def _fetch_image(self, vault: Vault, name: str, body: Body) -> int:
+    def _fetch_image(self, vault: Vault, manifest: Manifest, name: str, body: Body) -> int:
         with (self._folder / os.path.basename(name)).open("wb", buffering=0) as file:  # noqa: PTH119
-            for piece in vault.read_body(body, of=f"image {name} of checkpoint {self._checkpoint}"):
+            for piece in vault.read_body(manifest, body, of=f"image {name}"):
                 file.write(piece)
         return body.size
 
     def _take_layer(self, vault: Vault, manifest: Manifest) -> None:
         sandbox = self._sandbox
         sandbox.inherit(manifest.origin)
-        stream = vault.read_body(manifest.layer, of=f"layer of checkpoint {self._checkpoint}")
+        stream = vault.read_body(manifest, manifest.layer, of="the layer")
         written = sum(map(sandbox.layer.apply, parted(stream, manifest.strategy_facts["layer_parts"])))
         sandbox.mount()
         self._report = self._report.model_copy(update={"layer_bytes": written})

@@ -34,7 +34,8 @@ class Chunks:
         """Raises Damaged when the manifest is missing or not what it was, StoreFailed."""
         self._vault = open_vault(url, identity, key)
         self._checkpoint = checkpoint
-        memory = self._vault.manifest(checkpoint).memory
+        self._manifest = self._vault.manifest(checkpoint)
+        memory = self._manifest.memory
         self._runs = {int(task): sorted(runs, key=lambda run: run.address) for task, runs in memory.items()}
         self._starts = {task: [run.address for run in runs] for task, runs in self._runs.items()}
         self._lock = threading.Lock()
@@ -56,7 +57,7 @@ class Chunks:
             offset = address - start
             length = min(size - offset, len(view))
             if chunk:
-                of = f"memory of task {task} at {start:#x} of checkpoint {self._checkpoint}"
+                of = f"memory of task {task} at {start:#x}"
                 view[:length] = self._decoded(chunk, size, of)[offset : offset + length]
             else:
                 view[:length] = bytes(length)
@@ -96,7 +97,7 @@ class Chunks:
         deadline, pause = time.monotonic() + PATIENCE_SECONDS, _PAUSE_SECONDS
         while True:
             try:
-                return self._vault.read(chunk, size, of=of)
+                return self._vault.read(self._manifest, chunk, size, of=of)
             except Damaged:
                 raise
             except StoreFailed:

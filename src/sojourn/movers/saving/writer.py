@@ -47,7 +47,8 @@ from sojourn.sandbox.layer import Index, Layer
 
 _PATIENT = 5
 """Niceness while the session runs: what is written then is in nobody's way."""
-_THREADS = min(max(os.cpu_count() or 2, 2), 8)
+_THREADS = min(2 * max(os.cpu_count() or 2, 2), 8)
+"""More than cores: some wait for the store."""
 _PROGRESS_SECONDS = 0.2
 _LONG_WRITE_SECONDS = 1.0
 """A layer that took longer to write ahead is written ahead again: what changed should not wait for the freeze."""
