@@ -690,7 +690,7 @@ class World:
         executes = kind is Kind.EXECUTE
         silent = executes and place is None and flag
         directive = Directive(place, flag) if place and executes else None
-        self.handle(RequestCame(Request(name, client, subshell, kind, silent, directive=directive)))
+        self.handle(RequestCame(Request(name, client, subshell, kind, silent=silent, directive=directive)))
 
     def settle(self) -> None:
         self.take("wake")
