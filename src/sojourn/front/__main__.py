@@ -13,13 +13,13 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import uvicorn
 
 from sojourn.front.app import make_app
 from sojourn.front.client import front_folder
 from sojourn.front.host import IDLE_SECONDS, Front
+from sojourn.front.locks import take_lock
 from sojourn.front.socket_folders import remove_orphaned_folders
 from sojourn.front.words import Card
 from sojourn.settings import write_private
@@ -39,7 +39,7 @@ def main() -> None:
     folder = front_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "front.lock").open("w") as lock:
-        if _lock(lock):
+        if take_lock(lock):
             remove_orphaned_folders()
             asyncio.run(serve(folder, arguments.idle_seconds))
         else:
@@ -71,6 +71,8 @@ async def serve(folder: Path, idle_seconds: float) -> None:
     token = secrets.token_urlsafe(32)
     front = Front(folder, idle_seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Inherited by each connection: else an answer in two parts waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         server = Server(uvicorn.Config(make_app(front, token), log_level="warning", lifespan="off"))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         await front.begin()
@@ -93,22 +95,6 @@ async def _look_after(front: Front, server: uvicorn.Server, card: Path) -> None:
             server.should_exit = not await front.look_after() or not await asyncio.to_thread(card.exists)
         except Exception:
             log.exception("the front stumbled over what it looks after")
-
-
-def _lock(file: IO[str]) -> bool:
-    """Whether this process is the only one; the lock ends with it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":
