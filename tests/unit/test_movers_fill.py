@@ -168,6 +168,19 @@ def test_a_page_in_no_image_is_zeros(story: Story) -> None:
     assert memory.pages[BASE + 99 * PAGE] == b"\0"
 
 
+def test_more_faults_than_buffers_are_all_answered_before_crius_end(story: Story) -> None:
+    """A program of many threads: CRIU waits for each of them."""
+    step = module.AROUND // PAGE
+    faults = 3 * module.URGENT_BUFFERS
+    space, memory = story.space(3, faults * step)
+    story.happens(space, *(Fault(BASE + n * module.AROUND) for n in range(faults)))
+    for _ in range(3):
+        story.urgent.bring()
+        story.fill.step()
+    assert memory.pages == expected(faults * step)
+    assert story.fill.faults == faults
+
+
 def test_a_fault_on_a_page_that_is_on_its_way_waits_for_it(story: Story) -> None:
     space, memory = story.space(3, 10)
     story.fill.restored = True

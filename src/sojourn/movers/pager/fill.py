@@ -91,6 +91,8 @@ class Fill:
         }
         self._landings: dict[Order, Landing] = {}
         self._arrived: dict[bool, deque[Landing]] = {True: deque(), False: deque()}
+        self._unheeded: deque[tuple[Space, int]] = deque()
+        """Faults that came while all buffers were on their way: a program of a hundred threads has as many at once."""
         self._cursor: tuple[Space, int] | None = None
         self._small: deque[tuple[Space, int, int]] | None = None
         self._on_fork = on_fork
@@ -127,6 +129,8 @@ class Fill:
             while supply.tray:
                 self._accept(supply.tray.popleft(), urgent)
         self._land_some(self._arrived[True], URGENT_BUFFERS * AROUND)
+        while self._unheeded and self._free[True]:
+            self._fault(*self._unheeded.popleft())
         if self.restored:
             self._land_some(self._arrived[False], STRIDE)
             self._order_more()
@@ -142,6 +146,7 @@ class Fill:
     def _happened(self, space: Space, happening: Happening) -> None:
         match happening:
             case Fault(address):
+                self.faults += 1
                 self._fault(space, address)
             case Dropped(start, end):
                 self.dropped_bytes += space.cut(start, end)
@@ -151,7 +156,6 @@ class Fill:
                 self._on_fork(self.add(descriptor, space.task, space.unfilled()))
 
     def _fault(self, space: Space, address: int) -> None:
-        self.faults += 1
         piece = space.pending.at(address)
         if piece is None:
             if not space.awaits(address):
@@ -161,8 +165,7 @@ class Fill:
             self._order(space, piece.part(address, end), urgent=True)
             self._cursor = (space, end)
         else:
-            # All buffers are on their way; the filling comes to this page next.
-            self._cursor = (space, address)
+            self._unheeded.append((space, address))
 
     def _zero(self, space: Space, address: int) -> None:
         """No image has this page: it is as fresh as the program's memory was."""
