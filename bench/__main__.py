@@ -1,4 +1,4 @@
-"""`python -m bench move|roundtrip|start|suspend|spot|faraway`: one JSON object on stdout."""
+"""`python -m bench move|roundtrip|start|suspend|spot|faraway|relay`: one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ def main() -> None:
     faraway.add_argument("--heap-gb", type=float, nargs="+", default=[0.1, 1.0])
     faraway.add_argument("--times", type=int, default=3)
     faraway.add_argument("--gbit", type=float, default=1.0, help="of the link to the store, per second")
+    relay = commands.add_parser("relay", parents=[shared], help="how much the controller carries between two nodes")
+    relay.add_argument("--rounds", type=int, default=7)
+    relay.add_argument("--megabytes", type=int, default=500, help="in each round, each way")
     options = parser.parse_args()
     try:
         result = _measure(options)
@@ -66,6 +69,10 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         from bench import faraway
 
         return faraway.measure(options.heap_gb, options.times, options.gbit)
+    if options.command == "relay":
+        from bench import relay
+
+        return relay.measure(options.rounds, options.megabytes)
     from bench import start
 
     return start.measure(options.rounds)

@@ -39,6 +39,21 @@ if [ "$(fingerprint)" != "$(cat .venv/sojourn-setup 2>/dev/null || true)" ]; the
     fingerprint > .venv/sojourn-setup
 fi
 
+# A server of their own is started by tests of PostgreSQL, so Debian's main cluster is not made.
+install_postgresql() {
+    as_root apt-get --quiet update >/dev/null &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get --quiet install --yes --no-install-recommends postgresql-common >/dev/null &&
+        as_root sed -ri 's/^#?(create_main_cluster) .*$/\1 = false/' /etc/postgresql-common/createcluster.conf &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get --quiet install --yes --no-install-recommends postgresql >/dev/null
+}
+
+if command -v apt-get >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
+    say "installing PostgreSQL, for tests"
+    install_postgresql || say "PostgreSQL could not be installed; tests that need it are skipped"
+fi
+
 say "looking at the system parts (sojourn doctor --fix)"
 if .venv/bin/sojourn doctor --fix; then
     say "ready: 'make lab' opens JupyterLab, 'make test' runs the tests"

@@ -1,8 +1,8 @@
 """Where things live, and what the user has set.
 
 Settings come from, in this order: an argument, an environment variable (`SOJOURN_CONTROLLER`, `SOJOURN_TOKEN`,
-`SOJOURN_STORE`, `SOJOURN_HOME`), the file `config.toml` in the configuration folder. `SOJOURN_HOME` puts everything of
-this user below one folder, which is also how tests keep apart.
+`SOJOURN_STORE`, `SOJOURN_CPU`, `SOJOURN_HOME`), the file `config.toml` in the configuration folder. `SOJOURN_HOME` puts
+everything of this user below one folder, which is also how tests keep apart.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from sojourn.errors import Invalid
+
+if TYPE_CHECKING:
+    from sojourn.model.sessions import Cpu
 
 
 def home() -> Path | None:
@@ -75,6 +78,26 @@ def store_url() -> str:
     """Where checkpoints are kept, as this machine's controller is told: `file:///folder`, `s3://bucket/prefix?…`."""
     chosen = os.environ.get("SOJOURN_STORE") or file_settings().get("store", {}).get("url")
     return str(chosen) if chosen else (data_folder() / "store").as_uri()
+
+
+def kernels_cpu() -> Cpu:
+    """Which CPU kernels may use whose settings don't say. Raises Invalid."""
+    chosen = os.environ.get("SOJOURN_CPU") or file_settings().get("kernels", {}).get("cpu") or "node"
+    if chosen == "fleet":
+        return "fleet"
+    if chosen == "node":
+        return "node"
+    raise Invalid(f"Kernels can't use the CPU {chosen!r}.", "SOJOURN_CPU, or `cpu` in [kernels], is node or fleet.")
+
+
+def kernels_mounts() -> tuple[dict[str, Any], ...]:
+    """What is said of folders for kernels whose settings say nothing of any, as a kernel's `mounts`. Raises Invalid."""
+    said = file_settings().get("kernels", {}).get("mounts", [])
+    if isinstance(said, list) and all(isinstance(one, dict) for one in said):
+        return tuple(said)
+    raise Invalid(
+        "`mounts` in [kernels] is no list of folders.", 'Write [[kernels.mounts]], path = "{cwd}", mode = "left".'
+    )
 
 
 LOG_BYTES = 16 << 20

@@ -17,9 +17,9 @@ from sojourn.model.checkpoints import SaveReport, StorePass
 from sojourn.model.moves import MoveReport, Strategy
 from sojourn.model.nodes import Capabilities, Load
 from sojourn.model.resources import Resources
-from sojourn.model.sessions import Inspection, SessionSpec
+from sojourn.model.sessions import Inspection, SessionSpec, Sight
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 # ── instructions: controller → agent ─────────────────────────────────────────────────────────────────────────
 
@@ -46,6 +46,22 @@ class InspectSession(Word):
     session: str
 
 
+class LookAtFolders(Word):
+    """See what there is of a session's shared folders (`sandbox/canary.py`), for a move that is only planned."""
+
+    do: Literal["look_at_folders"] = "look_at_folders"
+    request: str
+    session: str
+    folders: tuple[str, ...]
+    uid: int
+    gid: int
+    """With whose rights."""
+    of: str
+    """The name of the canaries."""
+    act: Literal["put", "look", "forget"]
+    """At the source: put canaries and look; later, take them away. At the target: look."""
+
+
 class PrepareArrival(Word):
     """To the target: build everything that can be built while the session still runs at the source."""
 
@@ -68,7 +84,10 @@ class Depart(Word):
     session: str
     incarnation: int
     strategy: Strategy
+    target: str
+    """The target's name, by which the relay knows it."""
     address: str
+    """host:port of the target's data port; empty: only the relay leads there."""
     ticket: str
 
 
@@ -155,6 +174,7 @@ Instruction = Annotated[
     StartSandbox
     | StopSandbox
     | InspectSession
+    | LookAtFolders
     | PrepareArrival
     | Depart
     | CommitMove
@@ -212,6 +232,14 @@ class SessionInspected(Word):
     request: str
     session: str
     inspection: Inspection | None = None
+    error: dict[str, str] | None = None
+
+
+class FoldersSeen(Word):
+    event: Literal["folders_seen"] = "folders_seen"
+    request: str
+    session: str
+    seen: dict[str, Sight] = {}
     error: dict[str, str] | None = None
 
 
@@ -345,6 +373,7 @@ Event = Annotated[
     | SessionDied
     | ProgramExited
     | SessionInspected
+    | FoldersSeen
     | LogSent
     | ArrivalPrepared
     | SessionFrozen
@@ -421,6 +450,14 @@ class Report(Word):
     event: Event
 
 
+class Called(Word):
+    """Somebody waits at the relay for this node: dial the controller's own port and say `{"sojourn": 1, "call": call}`.
+    What comes on that connection then is as if it had come to the data port. Told once; who calls won't wait long."""
+
+    say: Literal["called"] = "called"
+    call: str
+
+
 class Acknowledge(Word):
     """The controller has written down every event up to this number."""
 
@@ -434,7 +471,7 @@ class Heartbeat(Word):
 
 
 FromAgent = Annotated[Hello | Report | Heartbeat, Field(discriminator="say")]
-FromController = Annotated[Welcome | Turned | Instruct | Acknowledge, Field(discriminator="say")]
+FromController = Annotated[Welcome | Turned | Instruct | Acknowledge | Called, Field(discriminator="say")]
 
 from_agent: TypeAdapter[Hello | Report | Heartbeat] = TypeAdapter(FromAgent)
-from_controller: TypeAdapter[Welcome | Turned | Instruct | Acknowledge] = TypeAdapter(FromController)
+from_controller: TypeAdapter[Welcome | Turned | Instruct | Acknowledge | Called] = TypeAdapter(FromController)

@@ -146,7 +146,13 @@ class Pair:
         ticket = self.controller.move_ticket(move, self.session, incarnation)
         address = self.controller.nodes[target].hello.address or ""
         depart = Depart(
-            move=move, session=self.session, incarnation=incarnation, strategy=strategy, address=address, ticket=ticket
+            move=move,
+            session=self.session,
+            incarnation=incarnation,
+            strategy=strategy,
+            target=target,
+            address=address,
+            ticket=ticket,
         )
         await self.controller.instruct(source, depart)
 

@@ -151,6 +151,15 @@ def test_there_and_back(ground: Ground, strategy: Strategy, direct: bool) -> Non
         here = there
 
 
+def test_a_program_of_many_threads_faults_in_all_of_them_at_once(ground: Ground) -> None:
+    here, there = ground.running(trouble="many threads"), ground.sandbox("there")
+    move = Move(here, there, "lazy")
+    move.run()
+    assert move.failure is None
+    move.departure.commit()
+    assert memory_of(there) == RIGHT
+
+
 def test_nodes_may_hide_different_folders(ground: Ground, tmp_path: Path) -> None:
     """The session keeps the mount points it was born with, also on its third node."""
     shared = (tmp_path / "shared",)

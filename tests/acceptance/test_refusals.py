@@ -41,9 +41,6 @@ WISHES = {
     "nonsense": Wish("mem=>64G", Invalid, "mem=>64G", "mem>=64G"),
     "nothing": Wish("", Invalid, "No place", "Write a node"),
     "a GPU in use": Wish("OTHER", Immovable, "(python", "Close it", GPU),
-    "a page handler": Wish(
-        "OTHER", Immovable, "userfaultfd", "Close it", "import ctypes; ctypes.CDLL(None).syscall(323, 0o2000001)"
-    ),
 }
 
 

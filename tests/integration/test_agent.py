@@ -233,7 +233,9 @@ async def test_a_process_session_cannot_depart_and_runs_on(
     await controller.instruct("here", start())
     await controller.event("here", SandboxStarted)
     ticket = controller.move_ticket("m", "s1", 2)
-    depart = Depart(move="m", session="s1", incarnation=2, strategy="copy", address="127.0.0.1:9", ticket=ticket)
+    depart = Depart(
+        move="m", session="s1", incarnation=2, strategy="copy", target="t", address="127.0.0.1:9", ticket=ticket
+    )
     await controller.instruct("here", depart)
     stumbled = await controller.event("here", MoveStumbled, move="m")
     assert (stumbled.side, stumbled.resumed) == ("source", True)

@@ -550,6 +550,19 @@ async def test_a_session_asks_and_moves_itself(house: Running) -> None:
     assert (await there.heard_of(wire.AnswerVerb, 2)).body == answer.body
 
 
+async def test_a_session_without_a_network_is_told_so_and_a_plan_says_it_before(house: Running) -> None:
+    here = await house.node("here")
+    await house.node("there", refusals={"network": "pasta is not installed"})
+    view = await house.session()
+    plan = (await house.client.move(view.id, "there", dry_run=True)).plan
+    assert (plan.fits, plan.no_network) == (True, "pasta is not installed")
+    for verb, why in enumerate(("", "pasta did not start in time")):
+        used = (SessionLoad(session=view.id, no_network=why),)
+        await here._say(wire.Heartbeat(load=Load(memory_free_bytes=verb, used=used)))
+        await here.report(wire.VerbAsked(session=view.id, incarnation=1, verb=str(verb), name="where"))
+        assert (await here.heard_of(wire.AnswerVerb, verb + 1)).body["no_network"] == why
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "code"),
     [

@@ -11,8 +11,9 @@ import pytest
 
 from sojourn import tickets
 from sojourn.agent import data_port
-from sojourn.agent.data_port import Claims, DataPort, say
+from sojourn.agent.data_port import Claims, DataPort
 from sojourn.errors import Busy
+from sojourn.transport.answers import say
 
 KEY = "ab" * 32
 

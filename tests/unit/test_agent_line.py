@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,11 +52,11 @@ def hello() -> Hello:
 class Caller:
     """A line over a journal, with what it was told to do."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, *elsewhere: str) -> None:
         self.journal = Journal(folder / "journal.sqlite", "boot")
         self.identity = Identity.load(folder / "node.json", JOIN_TOKEN)
         self.asked: asyncio.Queue[Instruction] = asyncio.Queue()
-        self.line = Line(url, self.identity, self.journal, hello, Load, self.asked.put_nowait)
+        self.line = Line(url, self.identity, self.journal, hello, Load, self.asked.put_nowait, elsewhere=elsewhere)
         self.journal.on_event = self.line.wake
 
     def stopped(self, session: str) -> None:
@@ -64,8 +64,8 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(folder: Path, url: str) -> AsyncIterator[Caller]:
-    caller = Caller(folder, url)
+async def calling(folder: Path, url: str, *elsewhere: str) -> AsyncIterator[Caller]:
+    caller = Caller(folder, url, *elsewhere)
     running = asyncio.create_task(caller.line.run())
     try:
         yield caller
@@ -109,6 +109,31 @@ async def test_a_token_that_is_no_longer_known_gives_way_to_the_join_token(
     async with calling(tmp_path, controller.url):
         await controller.online("here")
     assert controller.tokens == ["old", JOIN_TOKEN]
+
+
+async def test_a_controller_that_has_moved_is_found_at_another_of_its_addresses(tmp_path: Path) -> None:
+    async with scripted_controller() as second, AsyncExitStack() as until_moved:
+        first = await until_moved.enter_async_context(scripted_controller())
+        async with calling(tmp_path, first.url, second.url) as caller:
+            await first.online("here")
+            await first.nodes["here"].connection.close()
+            await first.until(lambda: len(first.tokens) == 2)  # one that hangs up is dialled again first
+            assert (caller.line.controller, second.tokens) == (first.url, [])
+            await until_moved.aclose()
+            await second.online("here")
+            assert caller.line.controller == second.url
+
+
+async def test_a_strangers_refusal_does_not_cost_a_node_its_token(tmp_path: Path) -> None:
+    """As of another controller that listens now where ours did."""
+    (tmp_path / "node.json").write_text('{"node": "n", "token": "own token", "key": "00"}')
+    async with scripted_controller() as stranger, scripted_controller() as ours:
+        stranger.accepted = set()
+        async with calling(tmp_path, stranger.url, ours.url) as caller:
+            await ours.online("here")
+            assert caller.line.controller == ours.url
+    assert stranger.tokens == ["own token", JOIN_TOKEN]
+    assert ours.tokens == ["own token"]
 
 
 async def test_events_go_out_in_order_and_are_forgotten_when_acknowledged(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sojourn.agent.agent import is_loopback, outward_address
+from sojourn.agent.agent import outward_address
 from sojourn.agent.capabilities import sandbox_kinds
 from sojourn.agent.main import TOKEN_VARIABLE, parse
 from sojourn.errors import DoesNotFit, Invalid
@@ -30,6 +30,11 @@ def test_the_token_may_come_from_a_file_or_the_environment_which_is_emptied(
     monkeypatch.setenv(TOKEN_VARIABLE, "from the environment")
     assert parse(URL).join_token == "from the environment"
     assert parse(URL).join_token == ""
+
+
+def test_it_need_not_listen() -> None:
+    assert parse(URL).host == "127.0.0.1"
+    assert parse([*URL, "--listen", "none"]).host == ""
 
 
 @pytest.mark.parametrize("address", ["7002", "host:", "host:port", ":7002", "host:99999"])
@@ -68,9 +73,9 @@ def test_the_kinds_of_sandbox_follow_what_is_there() -> None:
         sandbox_kinds("runc", {"runc": "no root"})
 
 
-def test_which_hosts_only_this_machine_reaches() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "localhost", "[::1]", "::1")))
-    assert not any(map(is_loopback, ("10.0.0.1", "node.example", "[2001:db8::1]", "")))
+def test_a_controller_may_have_several_addresses() -> None:
+    settings = parse([*URL, "--controller", "http://127.0.0.1:2", "--token", "t"])
+    assert (settings.controller, settings.elsewhere) == ("http://127.0.0.1:1", ("http://127.0.0.1:2",))
 
 
 def test_the_address_on_the_way_to_the_controller() -> None:

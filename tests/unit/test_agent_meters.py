@@ -46,7 +46,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 
 def living(boxes: dict[str, Path], session: str = "s", incarnation: int = 1, pids: tuple[int, ...] = ()) -> Any:
     life = SimpleNamespace(session=session, born=incarnation, incarnation=incarnation)
-    sandbox = SimpleNamespace(boxes=boxes, pids=lambda: list(pids), root_pid=lambda: pids[0] if pids else None)
+    root_pid = pids[0] if pids else None
+    sandbox = SimpleNamespace(
+        boxes=boxes, pids=lambda: list(pids), root_pid=lambda: root_pid, facts={"outside": "open"}
+    )
     return SimpleNamespace(life=life, sandbox=sandbox)
 
 
@@ -130,6 +133,12 @@ def test_the_pace_weighs_by_size_and_the_latest_most() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_why_it_has_no_network(house: House) -> None:
+    session = living({"": house.box()})
+    session.sandbox.facts["outside"] = "pasta is not installed"
+    assert [load.no_network for load in Meters().read([session])] == ["pasta is not installed"]
+
+
 def test_this_process_has_used_the_processor() -> None:
     used = sum(os.times()[:4])
     assert meters._seconds_of(os.getpid()) == pytest.approx(used, abs=0.5)

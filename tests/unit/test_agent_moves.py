@@ -52,7 +52,7 @@ from sojourn.wire import (
     StopSandbox,
 )
 
-DEPART = Depart(move="m", session="s", incarnation=2, strategy="lazy", address="nowhere:1", ticket="t")
+DEPART = Depart(move="m", session="s", incarnation=2, strategy="lazy", target="there", address="nowhere:1", ticket="t")
 PREPARE = PrepareArrival(move="m", session="s", incarnation=2, epoch=1, strategy="lazy", spec=SPEC)
 
 
@@ -362,7 +362,7 @@ def breaks_before_the_thaw(mover: PretendedMover) -> None:
 
 async def dial(house: House) -> socket.socket:
     ours, theirs = socket.socketpair()
-    await house.arrivals.admit_link(theirs, {"for": "move", "move": "m"})
+    await house.arrivals.admit_link(theirs, {"for": "move", "move": "m", "relayed": False})
     return ours
 
 

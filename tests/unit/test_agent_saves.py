@@ -261,7 +261,9 @@ async def test_while_chunks_are_written_the_session_stays(house: House, script: 
     house.runner.instruct(CHECKPOINT)
     await house.hears(SessionFrozen)
     await until_state(house, "running")
-    house.runner.instruct(Depart(move="d", session="s", incarnation=2, strategy="lazy", address="a:1", ticket="t"))
+    house.runner.instruct(
+        Depart(move="d", session="s", incarnation=2, strategy="lazy", target="t", address="a:1", ticket="t")
+    )
     refused = await house.hears(MoveStumbled)
     assert (refused.move, refused.resumed, refused.error["code"]) == ("d", True, "busy")
     made[0].broken.set()

@@ -100,7 +100,7 @@ class FarAgent:
         if not first:
             connection.close()
             return
-        self.calls.append(json.loads(first))
+        self.calls += map(json.loads, first.splitlines())
         connection.send(json.dumps(self.answer).encode() + b"\n")
         if not self.answer["ok"]:
             connection.close()
@@ -191,6 +191,17 @@ def test_each_connection_to_an_endpoint_is_a_stream_to_its_target(scene: Scene) 
         scene.far.pump.flush()
         scene.rest()
         assert early.recv(100) == b"answer"
+
+
+def test_a_node_that_can_not_be_dialled_is_reached_by_the_relay_wherever_that_is_now(scene: Scene) -> None:
+    agent = scene.far.agent()
+    nowhere = agent.place("the ticket").model_copy(update={"address": ""})
+    scene.anchor.place(nowhere)
+    scene.until(lambda: scene.details)
+    assert "can't be reached" in scene.details[0]
+    scene.anchor.relay = lambda: agent.place().address
+    scene.until(scene.connected)
+    assert agent.calls == [{"sojourn": 1, "node": "n"}, {"sojourn": 1, "ticket": "the ticket"}]
 
 
 def test_saying_again_what_is_so_changes_nothing(scene: Scene) -> None:

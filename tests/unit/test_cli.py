@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sojourn.cli import account, connection, lists, main, move, parts, screen
 from sojourn.client import Moved, Watched
 from sojourn.errors import Invalid, MoveFailed, Unknown, Unreachable
-from sojourn.model import Capabilities, Load, MovePhase, MovePlan, MoveReport, MoveView, NodeView, SessionView
+from sojourn.model import Capabilities, Folder, Load, MovePhase, MovePlan, MoveReport, MoveView, NodeView, SessionView
 from sojourn.model.nodes import NodeStatus
 from sojourn.model.resources import Resources
 from sojourn.model.sessions import SessionStatus
@@ -226,6 +226,8 @@ def test_a_move_watched_to_the_end_of_ctrl_c_goes_on(client: MadeUpClient, monke
 def test_resets_are_named() -> None:
     report = MoveReport(frozen_s=0.1, connections_reset=("tcp 10.0.0.1:5432",))
     assert move.truth(view(MovePhase.DONE, report=report)).endswith("; connections reset: tcp 10.0.0.1:5432")
+    relayed = report.model_copy(update={"relayed": True})
+    assert "(lazy, relayed by the controller): frozen for" in move.truth(view(MovePhase.DONE, report=relayed))
 
 
 def test_a_move_that_failed_raises_its_error(client: MadeUpClient) -> None:
@@ -253,6 +255,22 @@ def test_a_dry_run_says_what_would_happen(client: MadeUpClient) -> None:
     assert "2.0 GB of pages" in done.stdout
     assert "stands still about 0.15 s" in done.stdout
     assert "all there:   after a time not yet known" in done.stdout
+
+
+def test_a_dry_run_says_what_becomes_of_each_folder(client: MadeUpClient) -> None:
+    folders = (Folder(path="/home/ada", mode="shared"), Folder(path="/raw", mode="left"))
+    client.plan = PLAN.model_copy(
+        update={"folders": (*folders, Folder(path="/work", mode="carried", size_bytes=5 * GB))}
+    )
+    said = run("move", "analysis", "there", "--dry-run").stdout
+    assert "shared:      /home/ada: the very same one there" in said
+    assert "left:        /raw: stays behind" in said
+    assert "carried:     /work, 5.0 GB" in said
+
+
+def test_the_last_line_names_what_stayed_behind() -> None:
+    report = DONE.report.model_copy(update={"left": ("/raw (empty there)",)})
+    assert move.truth(DONE.model_copy(update={"report": report})).endswith("; left behind: /raw (empty there)")
 
 
 def test_a_dry_run_that_does_not_fit_ends_with_1(client: MadeUpClient) -> None:
@@ -318,6 +336,17 @@ def test_login_tries_the_token_and_writes_it_for_this_user_alone(
     assert path.stat().st_mode & 0o777 == 0o600
     assert run("logout").exit_code == 0
     assert configured_controller() is None
+
+
+def test_a_controller_that_has_moved_keeps_its_token(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sojourn import client as client_module
+    from sojourn.settings import Controller, configured_controller
+
+    monkeypatch.setattr(client_module, "Client", lambda url, token: MadeUpClient())
+    assert isinstance(run("login", "there.example", "--moved").exception, Invalid)
+    account.write_settings("http://here.example", "secret")
+    assert run("login", "there.example", "--moved").exit_code == 0
+    assert configured_controller() == Controller("http://there.example", "secret")
 
 
 def test_a_token_that_is_refused_is_not_written(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

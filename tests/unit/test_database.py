@@ -1,260 +1,41 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from sqlalchemy import inspect
 
-from sojourn.database import Checkpoint, Database, Node, Token, Verb, sqlite_url, tables
-from sojourn.database import queries as ask
-from sojourn.errors import Busy, Invalid, Unauthorized
-from sojourn.lifecycle import Kept, Move, Save, Session, Wake
-from sojourn.model import (
-    Capabilities,
-    Load,
-    MovePhase,
-    MoveReport,
-    NodeStatus,
-    NodeView,
-    Program,
-    Resources,
-    SaveReport,
-    SessionSpec,
-    SessionStatus,
-)
-
-SPEC = SessionSpec(name="s", program=Program(argv=("python",), env={"A": "1"}), files={"/c.json": "{}"})
-SESSION = Session("a" * 32, "s", "ada", SPEC, 1.5, "here")
-MOVE = Move("m", "here", "there", "lazy", 1, 2, 2.5)
-TOKEN = Token("t", "join", "nodes", "0" * 64, False, 1.0, uses_left=1)
+from sojourn.database import Database, sqlite_url
+from sojourn.errors import Invalid, SojournError
+from sojourn.testing.database_contract import DatabaseContract
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    found = Database(sqlite_url(tmp_path / "sojourn.db"))
-    yield found
-    found.close()
+class TestSqlite(DatabaseContract):
+    @pytest.fixture
+    def database(self, tmp_path: Path) -> Iterator[Database]:
+        found = Database(sqlite_url(tmp_path / "sojourn.db"))
+        yield found
+        found.close()
+
+    def test_the_file_is_private_and_alone_once_it_is_closed(self, database: Database, tmp_path: Path) -> None:
+        """So that it can be copied to another host."""
+        database.close()
+        (file,) = tmp_path.iterdir()
+        assert file.stat().st_mode & 0o077 == 0
 
 
-def moved() -> Session:
-    return replace(
-        SESSION,
-        status=SessionStatus.MOVING,
-        issued=2,
-        deadline=9.0,
-        away=frozenset({"here"}),
-        stopping=frozenset({"there"}),
-        move=replace(MOVE, report=MoveReport(frozen_s=0.5, connections_reset=("tcp x",)), error={"code": "x"}),
-    )
-
-
-def test_the_migrations_make_the_tables(database: Database) -> None:
-    with database.transaction() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
-
-
-def test_a_session_comes_back_as_it_was_written(database: Database) -> None:
-    with database.transaction(lasting=True) as connection:
-        ask.save_session(connection, None, SESSION)
-    with database.transaction() as connection:
-        ask.save_session(connection, SESSION, moved())
-        assert ask.session(connection, SESSION.id) == moved()
-        assert ask.living_sessions(connection) == [moved()]
-        assert ask.moves(connection) == [(SESSION.id, moved().move)]
-        assert ask.move(connection, "m") == (SESSION.id, moved().move)
-    again = replace(moved(), move=replace(MOVE, id="m2", phase=MovePhase.FILLING, sent=True))
-    with database.transaction() as connection:
-        ask.save_session(connection, moved(), again)
-        assert ask.session(connection, SESSION.id) == again
-        assert len(ask.moves(connection)) == 2
-
-
-def test_what_has_ended_is_forgotten_in_time_but_not_what_may_come_back(database: Database) -> None:
-    ended = replace(SESSION, id="b" * 32, status=SessionStatus.STOPPED, ended_at=5.0)
-    lost = replace(SESSION, id="c" * 32, status=SessionStatus.LOST, ended_at=5.0)
-    with database.transaction() as connection:
-        for session in (SESSION, ended, lost):
-            ask.save_session(connection, None, session)
-        assert ask.living_sessions(connection) == [SESSION]
-        ask.prune(connection, before=4.0)
-        assert len(ask.all_sessions(connection)) == 3
-        ask.prune(connection, before=6.0)
-        assert {session.id[0] for session in ask.all_sessions(connection)} == {"a", "c"}
-
-
-def test_a_transaction_that_fails_changes_nothing(database: Database) -> None:
-    with suppress(ZeroDivisionError), database.transaction() as connection:
-        ask.save_session(connection, None, SESSION)
-        raise ZeroDivisionError
-    with database.transaction() as connection:
-        assert ask.all_sessions(connection) == []
-
-
-def test_nodes_are_offline_in_the_database(database: Database) -> None:
-    view = NodeView(
-        id="n",
-        name="here",
-        status=NodeStatus.ONLINE,
-        capacity=Resources(cores=1, memory_bytes=1),
-        capabilities=Capabilities(
-            os="linux", arch="x", kernel="6", python="3", sojourn="0", machine_id="m", root_id="r"
-        ),
-        load=Load(),
-        seen_at=1.0,
-    )
-    node = Node(view, "f" * 64, "0" * 64)
-    with database.transaction() as connection:
-        ask.save_node(connection, node)
-        ask.save_node(connection, replace(node, key="1" * 64))
-        (found,) = ask.nodes(connection)
-    assert (found.key, found.view.status) == ("1" * 64, NodeStatus.OFFLINE)
-
-
-def test_a_join_token_is_spent_once(database: Database) -> None:
-    with database.transaction() as connection:
-        ask.add_token(connection, TOKEN)
-        ask.spend_token(connection, TOKEN)
-        with pytest.raises(Unauthorized):
-            ask.spend_token(connection, TOKEN)
-        assert not ask.token_by_hash(connection, "0" * 64).valid(2.0)  # type: ignore[union-attr]
-        assert ask.revoke_token(connection, "t")
-        assert not ask.revoke_token(connection, "t")
-
-
-def test_a_verb_is_written_down_once(database: Database) -> None:
-    verb = Verb("s", "v", "move", {"to": "there"}, 1.0)
-    with database.transaction() as connection:
-        assert ask.add_verb(connection, verb)
-        assert not ask.add_verb(connection, replace(verb, name="where"))
-        ask.update_verb(connection, verb, ok=True, body={"node": "there"})
-        assert ask.verb(connection, "s", "v") == replace(verb, ok=True, body={"node": "there"})
-
-
-def test_one_controller_at_a_time(database: Database) -> None:
-    with pytest.raises(Busy, match="Another controller"):
-        Database(database.url)
-
-
-def test_an_address_that_is_none() -> None:
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "nothing://host/name"])
+def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(Invalid):
-        Database("nonsense")
+        Database(url)
 
 
-def test_the_file_is_private_and_everything_is_still_there_later(tmp_path: Path) -> None:
-    path = tmp_path / "sojourn.db"
-    first = Database(sqlite_url(path))
-    with first.transaction() as connection:
-        ask.save_session(connection, None, SESSION)
-    first.close()
-    assert path.stat().st_mode & 0o077 == 0
-    second = Database(sqlite_url(path))
-    with second.transaction() as connection:
-        assert ask.living_sessions(connection) == [SESSION]
-    second.close()
-
-
-SAVE = Save("c" * 32, "named", "before", "here", 1, keep=True, started_at=3.0, report=SaveReport(frozen_s=0.5))
-WAKE = Wake("w" * 32, "c" * 32, "there", 2, True, 4.0, error={"code": "x"})
-FACTS = Capabilities(os="linux", arch="x", kernel="6", python="3", sojourn="0", machine_id="m", root_id="r")
-
-
-def checkpoint(identity: str = "c" * 32, created_at: float = 3.0) -> Checkpoint:
-    return Checkpoint(
-        identity,
-        SESSION.id,
-        "s",
-        "ada",
-        "named",
-        "before",
-        "here",
-        created_at,
-        SAVE.report,
-        SPEC,
-        FACTS,
-        "i" * 32,
-        1,
-        1,
-    )
-
-
-def test_a_session_that_sleeps_comes_back_as_it_was_written(database: Database) -> None:
-    asleep = replace(
-        SESSION,
-        status=SessionStatus.SUSPENDED,
-        save=SAVE,
-        wake=WAKE,
-        checkpoint=SAVE.id,
-        exact=True,
-        checkpoints=(Kept(SAVE.id, 3.0), Kept("d" * 32, 2.0)),
-        origin="o" * 32,
-    )
-    with database.transaction() as connection:
-        ask.save_session(connection, None, SESSION)
-        ask.save_session(connection, SESSION, asleep)
-        assert ask.living_sessions(connection) == [asleep]
-        awake = replace(asleep, status=SessionStatus.RUNNING, save=None, wake=None, checkpoint=None, checkpoints=())
-        ask.save_session(connection, asleep, awake)
-        assert ask.session(connection, SESSION.id) == awake
-
-
-def test_checkpoints_are_listed_newest_first_marked_and_dropped(database: Database) -> None:
-    older = checkpoint("d" * 32, 2.0)
-    with database.transaction() as connection:
-        for one in (older, checkpoint()):
-            ask.add_checkpoint(connection, one)
-        assert ask.checkpoints(connection) == [checkpoint(), older]
-        ask.mark_checkpoint(connection, older.id, "a chunk is missing")
-        assert ask.checkpoint(connection, older.id) == replace(older, problem="a chunk is missing")
-        ask.drop_checkpoints(connection, [older.id])
-        assert ask.checkpoints(connection) == [checkpoint()]
-        assert ask.checkpoint(connection, older.id) is None
-
-
-def test_a_session_of_which_checkpoints_are_kept_is_not_forgotten(database: Database) -> None:
-    ended = replace(SESSION, status=SessionStatus.STOPPED, ended_at=5.0)
-    with database.transaction() as connection:
-        ask.save_session(connection, None, ended)
-        ask.add_checkpoint(connection, checkpoint())
-        ask.prune(connection, before=6.0)
-        assert ask.all_sessions(connection) == [ended]
-        ask.drop_checkpoints(connection, [checkpoint().id])
-        ask.prune(connection, before=6.0)
-        assert ask.all_sessions(connection) == []
-
-
-def test_an_address_leads_to_one_store(database: Database) -> None:
-    with database.transaction() as connection:
-        ask.save_store(connection, "one", "file:///a")
-        ask.save_store(connection, "two", "file:///b")
-        ask.save_store(connection, "one", "file:///c")
-        ask.save_store(connection, "three", "file:///c")
-        assert ask.stores(connection) == {"two": "file:///b", "three": "file:///c"}
-        ask.add_owner(connection, "ada", "k" * 64)
-        assert ask.owner_keys(connection) == {"ada": "k" * 64}
-
-
-def test_sessions_written_before_there_was_sleep_are_still_understood(database: Database, tmp_path: Path) -> None:
-    with database.transaction() as connection:
-        ask.save_session(connection, None, moved())
-    migrate(database, "0002")
-    with database.transaction() as connection:
-        assert "wake" not in {column["name"] for column in inspect(connection).get_columns("sessions")}
-    migrate(database, "head")
-    with database.transaction() as connection:
-        assert ask.living_sessions(connection) == [moved()]
-        assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
-
-
-def migrate(database: Database, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(tables.__file__).parent / "migrations"))
-    with database.transaction() as connection:
-        config.attributes["connection"] = connection
-        (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_driver_that_is_missing_is_named_and_no_password_is(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SojournError) as refused:
+        Database(f"{scheme}://sojourn:secret@127.0.0.1:1/sojourn")
+    assert "psycopg" in refused.value.message
+    assert "pip install 'sojourn[postgresql]'" in refused.value.hint
+    assert "secret" not in str(refused.value)

@@ -199,6 +199,24 @@ def test_pipe_limits_matter_without_the_capability(capabilities: str, limit: int
     assert checks.check_pipes(MadeUp(files=files)).state is state
 
 
+FILTERS = {"/proc/sys/kernel/seccomp/actions_avail": "kill_process trap errno log allow\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "said", "state", "words"),
+    [
+        (FILTERS, "runc version 1.1.5\nlibseccomp: 2.5.4\n", State.OK, "filter"),
+        (FILTERS, "runc version 1.1.5\n", State.MISSING, "/usr/sbin/runc can't"),
+        ({}, "runc version 1.1.5\nlibseccomp: 2.5.4\n", State.MISSING, "the kernel can't"),
+    ],
+)
+def test_sandboxes_need_seccomp(files: dict[str, str], said: str, state: State, words: str) -> None:
+    answers = {"/usr/sbin/runc --version": Answer(0, said)}
+    finding = checks.check_seccomp(MadeUp(programs={"runc": "/usr/sbin/runc"}, answers=answers, files=files))
+    assert finding.state is state
+    assert words in finding.detail
+
+
 def test_a_kernel_that_refuses_a_feature_loses_lazy_moves_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kernel.FEATURES, "userfaultfd", lambda: "Function not implemented")
     finding = checks.check_kernel_features(MadeUp())

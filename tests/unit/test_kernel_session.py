@@ -1,10 +1,12 @@
 """From a kernel's command and environment to the session it asks for."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from sojourn.errors import Invalid
 from sojourn.jupyter.kernel_session import (
     IN_KERNEL,
     Wishes,
@@ -14,9 +16,12 @@ from sojourn.jupyter.kernel_session import (
     mounts,
     session_name,
     with_magic,
+    witnessed,
 )
 from sojourn.model.resources import Needs
-from sojourn.model.sessions import Mount
+from sojourn.model.sessions import Mount, Program, SessionSpec
+
+LEFT = Mount(path="/raw", mode="left")
 
 
 def test_an_ipython_kernel_starts_through_the_magic_with_its_options():
@@ -77,10 +82,54 @@ def test_a_carried_folder_is_not_shared_too(tmp_path):
     assert mounts(wishes, str(tmp_path), str(tmp_path)) == (Mount(path=str(tmp_path), mode="carried"),)
 
 
+def test_more_may_be_said_of_a_folder_and_then_that_counts(tmp_path):
+    home, work = tmp_path / "home", tmp_path / "home/work"
+    work.mkdir(parents=True)
+    wishes = Wishes(
+        mounts=(
+            {"path": "{cwd}", "mode": "carried", "exclude": ["*.zarr"]},
+            {"path": "raw", "mode": "left"},
+            {"path": "/nowhere/here"},
+        )
+    )
+    assert mounts(wishes, str(work), str(home)) == (
+        Mount(path=str(home)),
+        Mount(path=str(work), mode="carried", exclude=("*.zarr",)),
+        Mount(path=str(work / "raw"), mode="left"),
+        Mount(path="/nowhere/here"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"path": "/data", "mode": "borrowed"}, "mode: Input should be 'shared', 'carried' or 'left'"),
+        ({"mode": "left"}, "path: Field required"),
+        ({"path": "/data", "excludes": ["x"]}, "excludes: Extra inputs"),
+        ({"path": "/data", "exclude": ["x"]}, "it is shared"),
+        ({"path": "/data", "mode": "carried", "exclude": ["!"]}, "makes no sense"),
+    ],
+)
+def test_a_folder_that_makes_no_sense(entry, why):
+    with pytest.raises(Invalid, match=why):
+        mounts(Wishes(mounts=(entry,)), "/tmp", "/tmp")
+
+
+def test_while_a_kernel_starts_its_folders_can_be_told_from_others_of_their_names(tmp_path):
+    shared = Mount(path=str(tmp_path))
+    spec = SessionSpec(program=Program(argv=("true",), uid=os.getuid(), gid=os.getgid()), mounts=(shared, LEFT))
+    with witnessed(spec, "kernel1") as seen:
+        sight = seen.mounts[0].seen
+        assert (tmp_path / ".sojourn-canary-kernel1").read_text() == sight.canary
+        assert sight.of == "kernel1"
+        assert seen.mounts[1] == LEFT
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_spec_holds_it_all(tmp_path):
-    wishes, needs = Wishes(image="docker.io/library/python:3.12", sandbox="runc"), Needs(labels=("gpu",))
+    wishes, needs = Wishes(image="docker.io/library/python:3.12", sandbox="runc", cpu="fleet"), Needs(labels=("gpu",))
     spec = kernel_spec(["R", "{connection_file}"], {"HOME": str(tmp_path)}, str(tmp_path), "abc", needs, wishes)
     assert spec.program.argv == ("R", "{connection_file}")
     assert spec.program.cwd == str(tmp_path)
     assert spec.needs == needs
-    assert (spec.image, spec.sandbox, spec.ends_with_program) == (wishes.image, "runc", False)
+    assert (spec.image, spec.sandbox, spec.cpu, spec.ends_with_program) == (wishes.image, "runc", "fleet", False)

@@ -22,6 +22,12 @@ def test_jupyter_finds_what_was_installed(tmp_path, monkeypatch):
     assert (Path(spec.resource_dir) / "logo-svg.svg").exists()
 
 
+def test_its_kernels_may_be_for_the_whole_fleet() -> None:
+    assert kernel_json("k", "fleet")["metadata"]["kernel_provisioner"]["config"] == {"cpu": "fleet"}
+    assert kernel_json("k", "fleet")["env"] == {"SOJOURN_CPU": "fleet"}, "the launcher has no other settings"
+    assert kernel_json("k")["metadata"]["kernel_provisioner"]["config"] == {}
+
+
 def test_a_wheel_brings_the_same_kernelspec() -> None:
     brought = json.loads((Path(__file__).parents[2] / "share/jupyter/kernels/sojourn/kernel.json").read_text())
     written = kernel_json("sojourn-kernel")

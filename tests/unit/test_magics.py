@@ -75,6 +75,11 @@ def test_where(rider):
     assert repr(magics.sojourn("where")) == "essay-1 is on here (running)."
 
 
+def test_where_there_is_no_network_it_says_so(rider):
+    rider.answers = [{"ok": True, "body": {"session": SESSION, "no_network": "pasta is not installed"}}]
+    assert repr(magics.sojourn("where")).endswith("\nIt has no network: pasta is not installed.")
+
+
 def test_a_move_says_what_it_cost(rider):
     move = {"source": "here", "target": "there", "strategy": "lazy", "report": {"frozen_s": 0.1234}}
     session = {"name": "essay-1", "node": "there", "status": "filling"}
@@ -137,6 +142,8 @@ def test_a_fork_answers_in_both(rider, body, said):
 
 PLAN = {"source": "here", "target": "there", "fits": True, "strategy": "lazy", "frozen_s": 0.151, "page_bytes": 2**30}
 PLAN |= {"layer_bytes": 0, "connections_reset": ["tcp 10.0.0.1:5432"], "refusals": [], "hint": ""}
+WORK = {"path": "/work", "mode": "carried", "size_bytes": 5 << 20}
+RAW = {"path": "/raw", "mode": "left", "size_bytes": 0}
 NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "Name another node."}
 
 
@@ -147,6 +154,12 @@ NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "
             PLAN,
             "it would move from here to there (lazy), frozen for about 0.15 s, with 1.0 GB.\n"
             "These connections would be reset: tcp 10.0.0.1:5432.",
+        ),
+        (PLAN | {"no_network": "no pasta"}, "10.0.0.1:5432.\nIt would have no network there: no pasta."),
+        (
+            PLAN | {"folders": [{"path": "/home/ada", "mode": "shared", "size_bytes": 0}, WORK, RAW]},
+            "/home/ada is the very same folder there.\nIt carries /work, 5 MB.\n"
+            "It leaves /raw behind, and would see the folder of that path there, or an empty one.",
         ),
         (PLAN | NO_ROOM, "it can't move to there.\nIt has 1 GB free, not 2 GB.\nName another node."),
         (None, "is on here already."),

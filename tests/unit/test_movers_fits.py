@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sojourn.errors import Immovable, Incompatible
-from sojourn.model import Capabilities, Inspection
-from sojourn.movers.fits import choose_strategy, compatible, predict, wakeable
+from sojourn.model import Baseline, Capabilities, Inspection
+from sojourn.movers.fits import choose_strategy, compatible, mismatches, predict, wakeable
 
 GB = 1 << 30
 
@@ -22,7 +22,7 @@ def node(**changes: Any) -> Capabilities:
         "sojourn": "0.1.0",
         "machine_id": "m",
         "root_id": "r",
-        "cpu_flags": ("avx", "sse"),
+        "cpu_flags": ("avx", "sse", "xsavec"),
         "xsave_bytes": 832,
         "criu": "4.2.1",
         "strategies": ("lazy", "copy"),
@@ -34,7 +34,7 @@ def node(**changes: Any) -> Capabilities:
     ("changes", "words"),
     [
         ({"arch": "aarch64"}, "aarch64"),
-        ({"cpu_flags": ("sse",)}, "lacks avx"),
+        ({"cpu_flags": ("sse", "xsavec")}, "lacks avx"),
         ({"xsave_bytes": 512}, "512 bytes of registers"),
         ({"criu": "4.1"}, "can't read images"),
         ({"criu": None}, "is missing"),
@@ -46,8 +46,45 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], words: str) -> None
         compatible(node(), node(**changes))
 
 
+def test_every_mismatch_is_told_and_the_first_is_raised() -> None:
+    other = node(arch="aarch64", criu=None, root_id="beef0123")
+    assert [obstacle.kind for obstacle in mismatches(node(), other)] == ["arch", "criu", "root"]
+    lesser = node(cpu_flags=("sse", "xsavec"), xsave_bytes=512)
+    assert [obstacle.kind for obstacle in mismatches(node(), lesser)] == ["cpu", "registers"]
+    with pytest.raises(Incompatible, match="aarch64"):
+        compatible(node(), other)
+
+
+def test_another_root_is_named_as_far_as_nodes_tell_of_theirs() -> None:
+    (obstacle,) = mismatches(node(), node(root_id="beef0123456789"))
+    assert "(r here, beef0123 there)" in obstacle.message
+    assert "image" in obstacle.hint
+
+
+def test_what_only_a_kernel_uses_is_demanded_of_nobody() -> None:
+    compatible(node(cpu_flags=("avx", "sse", "xsavec", "pti", "svm", "tsc_known_freq")), node())
+
+
+def test_a_session_of_the_whole_fleet_goes_where_its_baseline_is() -> None:
+    greater = node(cpu_flags=("avx", "avx512f", "sse", "xsavec"), xsave_bytes=2696)
+    born = Baseline(flags=("avx", "sse"))
+    compatible(greater, node(), baseline=born)
+    wakeable(greater, node(), baseline=born)
+    with pytest.raises(Incompatible, match="lacks avx, which the fleet had when"):
+        compatible(greater, node(cpu_flags=("sse", "xsavec")), baseline=born)
+    with pytest.raises(Incompatible, match="lacks avx512f"):
+        compatible(greater, node())
+
+
+def test_registers_are_saved_into_the_room_that_was_measured_at_the_start() -> None:
+    old = node(cpu_flags=("avx", "sse"))
+    with pytest.raises(Incompatible, match="set aside 832"):
+        compatible(old, node(xsave_bytes=2696))
+    compatible(old, node(xsave_bytes=2696), baseline=Baseline(flags=("avx", "sse")))
+
+
 def test_more_than_needed_fits_and_an_image_brings_its_own_root() -> None:
-    compatible(node(), node(cpu_flags=("avx", "avx512f", "sse"), xsave_bytes=2696, criu="4.3"))
+    compatible(node(), node(cpu_flags=("avx", "avx512f", "sse", "xsavec"), xsave_bytes=2696, criu="4.3"))
     compatible(node(), node(root_id="other"), image="python:3.12")
 
 
@@ -55,7 +92,7 @@ def test_a_checkpoint_wakes_where_its_session_could_move_to_and_pages_can_be_fil
     wakeable(node(), node())
     wakeable(node(strategies=("copy",)), node(strategies=("copy",)))  # its pages are images
     with pytest.raises(Incompatible, match="lacks avx"):
-        wakeable(node(), node(cpu_flags=("sse",)))
+        wakeable(node(), node(cpu_flags=("sse", "xsavec")))
     with pytest.raises(Incompatible, match="can't wake there: no userfaultfd"):
         wakeable(node(), node(strategies=("copy",), refusals={"lazy": "no userfaultfd"}))
 

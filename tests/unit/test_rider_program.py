@@ -71,6 +71,11 @@ def test_what_is_no_program_is_refused(body: dict[str, object]) -> None:
         Spec(body, {})
 
 
+def test_what_holds_a_session_to_its_baseline_is_in_whatever_environment() -> None:
+    spec = Spec({"argv": ["kernel"], "env": {"CORE": "all", "HOME": "/root"}}, {}, {"CORE": "least"})
+    assert spec.env == {"CORE": "least", "HOME": "/root"}
+
+
 def test_private_files_are_named_where_they_really_lie() -> None:
     body = {"argv": ["kernel", "-f=/run/k.json"], "env": {"FILE": "/run/k.json"}}
     spec = Spec(body, {"/run/k.json": "/home/me/box/k.json"})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sojourn.model import Mount, Program, SessionSpec
+from sojourn.model import Baseline, Mount, Program, SessionSpec
 from sojourn.sandbox import spec as specs
 
-FACTS = specs.NodeFacts("/s/rootfs", "/s/netns", "/sojourn/here/k.1/box", "/usr/bin/python3", {"/data": "/data"})
+FACTS = specs.NodeFacts(
+    "/s/rootfs", "/s/netns", "/sojourn/here/k.1/box", "/usr/bin/python3", {"/data": "/data"}, "x86_64"
+)
 SPEC = SessionSpec(program=Program(argv=("python", "-m", "ipykernel"), env={"HOME": "/root"}, uid=1000, gid=100))
 
 
@@ -22,6 +24,7 @@ def test_root_inside_can_do_nothing_to_the_node() -> None:
     assert not granted & {"CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_SYS_MODULE"}
     assert {"CAP_SETUID", "CAP_SETGID", "CAP_KILL"} <= granted, "the rider starts programs as somebody else"
     assert config["process"]["noNewPrivileges"]
+    assert config["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO"
     read_only = {each["destination"] for each in config["mounts"] if "ro" in each["options"]}
     assert {"/proc", "/sys"} <= read_only
 
@@ -44,6 +47,13 @@ def test_the_rider_starts_the_program_with_its_whole_environment_and_no_io_uring
     assert (program["uid"], program["gid"]) == (1000, 100)
 
 
+def test_the_rider_is_held_to_the_baseline_too_and_holds_each_program() -> None:
+    fleet = SPEC.model_copy(update={"baseline": Baseline(flags=("avx",), env={"CORE": "least"})})
+    assert "CORE=least" in specs.oci_config("k", FACTS, specs.held_to(fleet))["process"]["env"]
+    assert specs.rider_config("k", fleet)["held"] == {"CORE": "least"}
+    assert (specs.held_to(SPEC), specs.rider_config("k", SPEC)["held"]) == ({}, {})
+
+
 def test_a_hidden_folder_inside_a_shared_one_is_covered() -> None:
     shared = SessionSpec(program=SPEC.program, mounts=(Mount(path="/home/me"), Mount(path="/src", mode="carried")))
     hidden = ["/home/me/.config/sojourn", "/home/meadow", "/src/state"]
@@ -51,6 +61,25 @@ def test_a_hidden_folder_inside_a_shared_one_is_covered() -> None:
         "/home/me": "/home/me",
         "/home/me/.config/sojourn": "/nothing",
     }
+
+
+def test_a_carried_folder_in_a_shared_one_is_laid_over_it() -> None:
+    folders = (
+        Mount(path="/home/me"),
+        Mount(path="/home/me/work", mode="carried"),
+        Mount(path="/home/me/work/common"),
+        Mount(path="/src", mode="carried"),
+        Mount(path="/data", mode="left"),
+    )
+    hidden = ["/home/me/.config/sojourn", "/home/me/work/state", "/src/state"]
+    spec = SPEC.model_copy(update={"mounts": folders})
+    assert list(specs.binds(spec, hidden, "/nothing", root="/upper").items()) == [
+        ("/data", "/data"),
+        ("/home/me", "/home/me"),
+        ("/home/me/work", "/upper/home/me/work"),
+        ("/home/me/work/common", "/home/me/work/common"),
+        ("/home/me/.config/sojourn", "/nothing"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@
     attendance   one session on this node: its sandbox, its rider's control line, its door
     door         where its clients wait, and are introduced to the rider
     data_port    where clients and peers knock; hands their sockets to riders and movers
+    calls        those whom the controller's relay has for this node, brought to the data port
     rider_line   the control connection to one rider
     vigil        notices that a sandbox has died, and says why
     journal      what must survive the agent: lives, halves of moves, saves and wakes, events not yet acknowledged

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sojourn import __version__
 from sojourn.agent import eviction, load, machine
 from sojourn.agent.arrivals import Arrivals
+from sojourn.agent.calls import fetch
 from sojourn.agent.capabilities import capabilities
 from sojourn.agent.data_port import DataPort
 from sojourn.agent.departures import Departures
@@ -26,6 +27,7 @@ from sojourn.agent.runner import Node, Runner
 from sojourn.errors import Unauthorized, Unreachable
 from sojourn.model import Eviction
 from sojourn.rider.build import build_rider
+from sojourn.transport.routes import is_loopback, relay_of
 from sojourn.wire import PROTOCOL, Event, Hello
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 _THREADS = 8
 """For blocking work; the halves of moves and what waits for riders have threads of their own."""
 _TIDY_SECONDS = 60.0
-_ANY = ("0.0.0.0", "::", "")
+_ANY = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ class Settings:
     folder: Path
     labels: tuple[str, ...] = ()
     host: str = "127.0.0.1"
+    """Where its data port is; empty: it has none, and is reached by the relay alone."""
     port: int = 0
     sandbox: Literal["auto", "runc", "process"] = "auto"
     eviction: str = "none"
     """Who says that the node is about to be taken away, see `eviction`."""
     metadata_url: str = ""
     """Where that is asked for, instead of the cloud's own address."""
+    elsewhere: tuple[str, ...] = ()
+    """Where the controller may be, if not at `controller`."""
 
 
 class Agent:
@@ -78,9 +83,10 @@ class Agent:
         rider = await asyncio.to_thread(build_rider, self.folder.path)
         node = Node(self.settings.name, self.folder.sandboxes, able.sandboxes, str(rider), (str(self.folder.path),))
         self.runner = runner = Runner(node, self.journal, self._tell)
-        departures, arrivals = Departures(runner), Arrivals(runner)
+        departures, arrivals = Departures(runner, self._relay), Arrivals(runner)
         await recover(runner, departures, arrivals)
-        address = self._open_data_port(runner, arrivals)
+        port = self.port = DataPort(lambda: self.identity.key, {"tunnel": runner.admit, "move": arrivals.admit_link})
+        address = self._listen_at(port)
 
         def hello() -> Hello:
             return Hello(
@@ -95,15 +101,22 @@ class Agent:
             )
 
         gauge = load.Gauge(runner.attended.values, departures.pace)
+
+        def called(call: str) -> None:
+            runner.spawn(fetch(call, self._relay(), port))
+
         self.line = line = Line(
-            self.settings.controller, self.identity, self.journal, hello, gauge.read, runner.instruct
+            self.settings.controller,
+            self.identity,
+            self.journal,
+            hello,
+            gauge.read,
+            runner.instruct,
+            called,
+            self.settings.elsewhere,
         )
         self.journal.on_event = line.wake
-        log.info("node %s listens at %s", self.settings.name, address)
-        if is_loopback(address.rpartition(":")[0]) and not is_loopback(
-            urlsplit(self.settings.controller).hostname or ""
-        ):
-            log.warning("nobody on another machine can reach this node at %s: --listen 0.0.0.0:PORT", address)
+        log.info("node %s %s", self.settings.name, f"listens at {address}" if address else "is reached by the relay")
 
         def evicted(notice: Eviction | None) -> None:
             says = f"this node is taken away at {time.ctime(notice.at)}, says {notice.source}" if notice else "it stays"
@@ -134,22 +147,24 @@ class Agent:
         self.journal.close()
         self.folder.release()
 
-    def _open_data_port(self, runner: Runner, arrivals: Arrivals) -> str:
+    def _relay(self) -> str:
+        """The controller's, where it is reached from here."""
+        return relay_of(self.line.controller if self.line else self.settings.controller)
+
+    def _listen_at(self, port: DataPort) -> str | None:
+        """Open the data port; returns where others reach it, None if nobody elsewhere does. Raises Unreachable."""
         settings = self.settings
-        self.port = DataPort(lambda: self.identity.key, {"tunnel": runner.admit, "move": arrivals.admit_link})
+        if not settings.host:
+            return None
         try:
-            port = self.port.open(settings.host, settings.port)
+            number = port.open(settings.host, settings.port)
         except OSError as taken:
             raise Unreachable(
                 f"Cannot listen at {settings.host}:{settings.port}: {taken.strerror}.", "Give another --listen."
             ) from taken
         host = settings.host if settings.host not in _ANY else outward_address(settings.controller)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host as it stands in an address leads to this machine alone."""
-    return host == "localhost" or host.startswith("127.") or host.strip("[]") == "::1"
+        address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+        return None if is_loopback(address) and not is_loopback(self._relay()) else address
 
 
 def outward_address(controller: str) -> str:

@@ -117,7 +117,7 @@ class Arrivals:
         if coming.link is not None:
             coming.link.offer(connection)
             return
-        link = coming.link = AnsweredLink(connection)
+        link = coming.link = AnsweredLink(connection, claims["relayed"])
         coming.receiving = self._runner.spawn(self._receive(coming, lambda: coming.mover.receive(link)))
 
     async def recover(self, half: Half, attendance: Attendance) -> None:
@@ -218,6 +218,8 @@ class Arrivals:
     def _told(self, move: str, event: Any) -> None:
         coming = self._coming[move]
         attendance = coming.attendance
+        if isinstance(event, SessionThawed | SessionFilled) and coming.link and coming.link.relayed:
+            event = event.model_copy(update={"report": event.report.model_copy(update={"relayed": True})})
         if isinstance(event, SessionThawed):
             # The clients first, the journal after: the mover has noted the thaw already.
             attendance.door.open(attendance.life)

@@ -19,6 +19,7 @@ from sojourn.agent import machine
 from sojourn.errors import DoesNotFit, SojournError
 from sojourn.model import Capabilities, SandboxKind
 from sojourn.sandbox.criu_path import find_criu
+from sojourn.sandbox.way_out import no_way_out
 from sojourn.settings import write_private
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def _find(choice: Choice) -> Capabilities:
     processor = machine.processor()
     missing = "Turned off with --sandbox process." if choice == "process" else _why_no_runc()
     strategies, refusals = ((), dict.fromkeys(("runc", "lazy", "copy"), missing)) if missing else _probed()
+    if not missing and (closed := no_way_out()):
+        refusals = {**refusals, "network": closed}
     return Capabilities(
         os=platform.system().lower(),
         arch=platform.machine(),
@@ -124,7 +127,7 @@ def _circumstances(choice: Choice) -> dict[str, Any]:
         "sojourn": __version__,
         "choice": choice,
         "user": os.geteuid() if hasattr(os, "geteuid") else 0,
-        "programs": [_stamp(_criu_path()), _stamp(shutil.which("runc"))],
+        "programs": [_stamp(_criu_path()), _stamp(shutil.which("runc")), _stamp(shutil.which("pasta"))],
     }
 
 

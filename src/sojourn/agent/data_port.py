@@ -12,11 +12,11 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from sojourn import tickets
 from sojourn.errors import Invalid, SojournError, Unauthorized
+from sojourn.transport.answers import turn_away
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ _MOST_STRANGERS = 256
 """Callers that have shown no ticket yet. More of them wait in the backlog, where they take no descriptors of ours."""
 
 Claims = dict[str, Any]
+"""Those of the ticket, and `relayed`: whether the connection came by the relay."""
 Doorkeeper = Callable[[socket.socket, Claims], Awaitable[None]]
 """Takes the connection over, answer included, or raises SojournError and leaves it."""
 
@@ -48,6 +49,10 @@ class DataPort:
         self._spawn(self._accept(self._listener))
         bound: int = self._listener.getsockname()[1]
         return bound
+
+    def receive(self, connection: socket.socket) -> None:
+        """Take a caller in who came by the relay, as if it had come to this port."""
+        self._spawn(self._receive_relayed(connection))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -75,9 +80,18 @@ class DataPort:
             connection.setblocking(False)
             self._spawn(self._receive(connection))
 
-    async def _receive(self, connection: socket.socket) -> None:
+    async def _receive_relayed(self, connection: socket.socket) -> None:
         try:
-            claims = await self._introduction(connection)
+            await self._strangers.acquire()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        connection.setblocking(False)
+        await self._receive(connection, relayed=True)
+
+    async def _receive(self, connection: socket.socket, relayed: bool = False) -> None:
+        try:
+            claims = {**await self._introduction(connection), "relayed": relayed}
             await self._doorkeepers[claims["for"]](connection, claims)
         except SojournError as refused:
             log.info("turned a connection away: %s", refused.message)
@@ -125,24 +139,6 @@ async def first_line(connection: socket.socket) -> bytes:
         if line.endswith(b"\n"):
             return line
     raise Invalid("The first line is too long.", "Only fronts and agents dial this port.")
-
-
-def say(connection: socket.socket, message: dict[str, Any]) -> None:
-    """One short JSON line on a connection that has sent nothing yet; one that is gone is left alone."""
-    try:
-        connection.send(json.dumps(message).encode() + b"\n")
-    except OSError:
-        log.info("a caller at the data port did not wait for its answer")
-
-
-def turn_away(connection: socket.socket, reason: SojournError) -> None:
-    """Say why, and close."""
-    say(connection, {"ok": False, "error": reason.to_wire()})
-    connection.setblocking(False)
-    with connection, suppress(OSError):
-        # A close with bytes unread would reset the connection and take the answer with it.
-        while connection.recv(_LONGEST_LINE):
-            pass
 
 
 async def splice(one: socket.socket, other: socket.socket) -> None:

@@ -21,6 +21,7 @@ from sojourn.agent.runner import Runner, as_error
 from sojourn.errors import Busy, Immovable, MoveFailed, SaveFailed, SojournError, WakeFailed
 from sojourn.model import SaveReport
 from sojourn.movers.base import Departure
+from sojourn.transport.routes import Routes
 from sojourn.wire import (
     CommitMove,
     Depart,
@@ -62,8 +63,9 @@ class Leaving:
 
 
 class Departures:
-    def __init__(self, runner: Runner) -> None:
-        self._runner, self._journal = runner, runner.journal
+    def __init__(self, runner: Runner, relay: Callable[[], str] = lambda: "") -> None:
+        """`relay()`: host:port of the controller's, by which targets are reached that can't be dialled themselves."""
+        self._runner, self._journal, self._relay = runner, runner.journal, relay
         self._leaving: dict[str, Leaving] = {}
         self._loop = asyncio.get_running_loop()
         self.pace = Pace()
@@ -165,7 +167,8 @@ class Departures:
 
         def work() -> None:
             if half.kind == "move":
-                leaving.link = DialledLink(half.address, half.ticket)
+                routes = Routes(half.target, half.address, self._relay())
+                leaving.link = DialledLink(routes, half.ticket)
             leaving.mover.run(leaving.link)
 
         try:

@@ -9,11 +9,12 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from sojourn.agent.data_port import Claims, first_line, say, splice, turn_away
+from sojourn.agent.data_port import Claims, first_line, splice
 from sojourn.agent.journal import Life
 from sojourn.agent.rider_line import Message, accepted, await_yes, decode, with_rider
 from sojourn.errors import Busy, Refused, SojournError
 from sojourn.sandbox.base import Sandbox
+from sojourn.transport.answers import say, turn_away
 from sojourn.transport.lines import encode_line
 
 log = logging.getLogger(__name__)

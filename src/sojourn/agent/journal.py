@@ -85,8 +85,9 @@ class Half(Word):
     """Of a move."""
     incarnation: int
     """The one the session has, or will have, at the target; of a save, the one that is saved."""
+    target: str = ""
     address: str = ""
-    """Source of a move only: the target's data port."""
+    """Source of a move only: the target's name and data port; its ticket."""
     ticket: str = ""
     store: StorePass | None = None
     """Of saves and wakes."""

@@ -1,4 +1,4 @@
-"""The line to the controller: dialled by the agent, dialled again for ever.
+"""The line to the controller: dialled by the agent, dialled again for ever, at each of its addresses in turn.
 
 Events of the journal go out in the order of their numbers and again after each reconnect, until acknowledged.
 What need not survive (progress, inspections, logs) goes out once, with number 0, while the line is up.
@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from sojourn.model import Load
 from sojourn.settings import write_private
 from sojourn.wire import (
     Acknowledge,
+    Called,
     Event,
     FromAgent,
     Heartbeat,
@@ -57,6 +58,7 @@ class Identity:
     token: str = ""
     key: str = ""
     """Signs the tickets shown at this node's data port; hexadecimal."""
+    laid_off: bool = False
 
     @classmethod
     def load(cls, path: Path, join_token: str) -> Identity:
@@ -67,17 +69,21 @@ class Identity:
         return cls(path, join_token, kept["token"], kept["key"])
 
     def keep(self, welcome: Welcome) -> None:
-        self.token, self.key = welcome.token, welcome.key
+        self.token, self.key, self.laid_off = welcome.token, welcome.key, False
         write_private(self.path, {"node": welcome.node, "token": self.token, "key": self.key})
 
     def lay_off(self) -> bool:
-        """Give up the node's own token (the controller does not know it any more); False if there is no other."""
-        had, self.token = self.token, ""
-        return bool(had and self.join_token)
+        """Show the join token instead of the node's own, which is not known where it was shown; False if that has been
+        tried, or there are not two. The next address may well know it: `take_up`."""
+        first, self.laid_off = not self.laid_off, True
+        return bool(first and self.token and self.join_token)
+
+    def take_up(self) -> None:
+        self.laid_off = False
 
     @property
     def bearer(self) -> str:
-        return self.token or self.join_token
+        return (self.join_token if self.laid_off else "") or self.token or self.join_token
 
 
 class Line:
@@ -91,16 +97,25 @@ class Line:
         hello: Callable[[], Hello],
         load: Callable[[], Load],
         instructed: Callable[[Instruction], None],
+        called: Callable[[str], None] = lambda call: None,
+        elsewhere: Sequence[str] = (),
     ) -> None:
-        self._url = websocket_url(url)
+        """`called(call)`: somebody waits at the relay. `elsewhere`: where the controller may be if not at `url`."""
+        self._addresses = deque((url, *elsewhere))
         self._identity, self._journal = identity, journal
         self._hello, self._load, self._instructed = hello, load, instructed
+        self._called = called
         self._casual: deque[Event] = deque(maxlen=_WAITING_CASUALS)
         self._news = asyncio.Event()
         self._beat_due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.welcomed = asyncio.Event()
         """Set while the controller has accepted us."""
+
+    @property
+    def controller(self) -> str:
+        """Its address, where it was met last, or is looked for now."""
+        return self._addresses[0]
 
     def tell(self, event: Event) -> None:
         """Say something once, if the line is up; it is not kept."""
@@ -117,7 +132,7 @@ class Line:
         self._beat_due.set()
 
     async def run(self) -> None:
-        pause, told = _FIRST_PAUSE_SECONDS, ""
+        pause, told = _FIRST_PAUSE_SECONDS, set[str]()
         while True:
             try:
                 await self._talk()
@@ -127,15 +142,18 @@ class Line:
                 if self._identity.lay_off():
                     continue
             except (OSError, SojournError, WebSocketException, TimeoutError) as lost:
-                if _why(lost) != told:  # it may be away for days
-                    log.warning("no line to %s: %s", self._url, _why(lost))
-                told = _why(lost)
+                if _why(lost) not in told:  # it may be away for days
+                    log.warning("no line to %s: %s", self.controller, _why(lost))
+                told.add(_why(lost))
             except Exception:
                 # The sessions here must not lose their agent for what one message or a full disk did.
-                log.exception("the line to %s broke", self._url)
+                log.exception("the line to %s broke", self.controller)
             if self.welcomed.is_set():
                 self.welcomed.clear()
-                pause, told = _FIRST_PAUSE_SECONDS, ""
+                pause, told = _FIRST_PAUSE_SECONDS, set()
+            else:
+                self._addresses.rotate(-1)
+                self._identity.take_up()
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -145,14 +163,18 @@ class Line:
         headers = {"Authorization": f"Bearer {self._identity.bearer}"}
         try:
             async with connect(
-                self._url, additional_headers=headers, max_size=None, compression=None, close_timeout=_CLOSE_SECONDS
+                websocket_url(self.controller),
+                additional_headers=headers,
+                max_size=None,
+                compression=None,
+                close_timeout=_CLOSE_SECONDS,
             ) as socket:
                 welcome = await self._introduce(socket)
                 await self._serve(socket, welcome)
         except InvalidStatus as refused:
             if refused.response.status_code in (401, 403):
                 raise Unauthorized(
-                    f"{self._url} does not accept this node's token.",
+                    f"{self.controller} does not accept this node's token.",
                     "Make a new join token and start the agent with it.",
                 ) from refused
             raise
@@ -194,6 +216,8 @@ class Line:
                 self._journal.acknowledge(message.number)
             elif isinstance(message, Instruct):
                 self._instructed(message.instruction)
+            elif isinstance(message, Called):
+                self._called(message.call)
             elif isinstance(message, Turned):
                 raise from_wire(message.error)
 

@@ -6,16 +6,23 @@ The source dials the target's data port with the move's ticket; the target's dat
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import socket
+import time
 from contextlib import suppress
 
-from sojourn.agent.data_port import say
-from sojourn.errors import Unreachable, from_wire
+from sojourn.errors import SojournError, Unreachable, from_wire
+from sojourn.transport.address import parse_tcp
+from sojourn.transport.answers import say
+from sojourn.transport.routes import Route, Routes, may_be_elsewhere
+
+log = logging.getLogger(__name__)
 
 Connection = socket.socket
 
-_DIAL_SECONDS = 10.0
+_ANSWER_SECONDS = 15.0
+"""Longer than a relay waits for the target's agent."""
 _WAIT_SECONDS = 30.0
 _LONGEST_ANSWER = 65536
 
@@ -23,36 +30,51 @@ _LONGEST_ANSWER = 65536
 class DialledLink:
     """The source's end. Dials when made; raises Unreachable, or what the target's agent answered."""
 
-    def __init__(self, address: str, ticket: str) -> None:
-        self._address, self._ticket = address, ticket
+    def __init__(self, routes: Routes, ticket: str) -> None:
+        self._routes, self._ticket = routes, ticket
         self.socket = self.open()
 
     def open(self) -> Connection:
-        host, _, port = self._address.rpartition(":")
+        error: SojournError = Unreachable("The target of the move has no address.", "Start its agent with --listen.")
+        for route in self._routes.ahead(time.monotonic()):
+            try:
+                connection = self._dial(route)
+            except SojournError as failed:
+                if not may_be_elsewhere(failed):
+                    raise
+                log.info("no link by this way: %s", failed.message)
+                error = failed
+            else:
+                self._routes.led_there(route, time.monotonic())
+                return connection
+        raise error
+
+    def close(self) -> None:
+        hang_up(self.socket)
+
+    def _dial(self, route: Route) -> Connection:
         try:
-            connection = socket.create_connection((host.strip("[]"), int(port)), _DIAL_SECONDS)
+            connection = socket.create_connection(parse_tcp(route.address), route.patience_seconds)
         except OSError as absent:
             raise Unreachable(
-                f"The target of the move does not answer at {self._address}: {absent}.",
-                "Are both nodes' data ports open to each other?",
+                f"The target of the move does not answer at {route.address}: {absent}.",
+                "Does its agent run, and the controller?",
             ) from absent
         try:
-            self._knock(connection)
+            self._knock(connection, route)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def close(self) -> None:
-        hang_up(self.socket)
-
-    def _knock(self, connection: Connection) -> None:
+    def _knock(self, connection: Connection, route: Route) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(_ANSWER_SECONDS)
         try:
-            connection.sendall(json.dumps({"sojourn": 1, "ticket": self._ticket}).encode() + b"\n")
+            connection.sendall(route.first_words(self._ticket))
             answer = json.loads(_line(connection))
         except (OSError, ValueError) as broken:
-            raise Unreachable(f"{self._address} did not answer as an agent does: {broken}.") from broken
+            raise Unreachable(f"{route.address} did not answer as an agent does: {broken}.") from broken
         if not answer.get("ok"):
             raise from_wire(answer.get("error", {}))
         connection.settimeout(None)
@@ -61,8 +83,8 @@ class DialledLink:
 class AnsweredLink:
     """The target's end: connections come from the data port, in the order in which they were accepted."""
 
-    def __init__(self, first: Connection) -> None:
-        self.socket = _welcomed(first)
+    def __init__(self, first: Connection, relayed: bool = False) -> None:
+        self.socket, self.relayed = _welcomed(first), relayed
         self._offered: queue.Queue[Connection | None] = queue.Queue()
         self._closed = False
 

@@ -57,11 +57,13 @@ def parse(argv: Sequence[str]) -> Settings:
     # Popped, so that no sandbox and no child of ours inherits it.
     token = given.token or _file_token(given.token_file) or os.environ.pop(TOKEN_VARIABLE, "")
     host, port = _address(given.listen)
-    if not given.controller.startswith(("http://", "https://")):
-        raise Invalid(f"{given.controller!r} is not the address of a controller.", "Write it as https://HOST:PORT.")
+    for url in given.controller:
+        if not url.startswith(("http://", "https://")):
+            raise Invalid(f"{url!r} is not the address of a controller.", "Write it as https://HOST:PORT.")
     eviction.check(given.eviction)
     return Settings(
-        controller=given.controller,
+        controller=given.controller[0],
+        elsewhere=tuple(given.controller[1:]),
         join_token=token,
         name=given.name,
         labels=tuple(given.label),
@@ -76,7 +78,13 @@ def parse(argv: Sequence[str]) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sojourn agent", description="Make this machine a node of a controller.")
-    parser.add_argument("--controller", required=True, metavar="URL", help="http(s)://host:port of the controller")
+    parser.add_argument(
+        "--controller",
+        required=True,
+        action="append",
+        metavar="URL",
+        help="http(s)://host:port of the controller; may be repeated: where it may be if not there",
+    )
     parser.add_argument(
         "--token", default="", help=f"join token; others on this machine can see it: prefer ${TOKEN_VARIABLE}"
     )
@@ -84,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default=socket.gethostname(), help="the node's name (default: the host's)")
     parser.add_argument("--label", action="append", default=[], help="a word sessions can ask for; may be repeated")
     parser.add_argument(
-        "--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="where fronts and other agents reach this node"
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT|none",
+        help="where fronts and other agents reach this node, if not by the controller's relay alone (default: on this"
+        " machine)",
     )
     parser.add_argument("--folder", type=Path, help="where this node keeps its journal and sandboxes")
     parser.add_argument("--sandbox", choices=("auto", "runc", "process"), default="auto", help="kinds it may make")
@@ -99,9 +111,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _address(text: str) -> tuple[str, int]:
+    if text == "none":
+        return "", 0
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise Invalid(f"{text!r} is not an address to listen at.", "Write it as 127.0.0.1:0 or 0.0.0.0:7002.")
+        raise Invalid(f"{text!r} is not an address to listen at.", "Write it as 0.0.0.0:7002, or none.")
     return host.strip("[]"), int(port)
 
 

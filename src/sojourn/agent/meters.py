@@ -66,6 +66,7 @@ class Meters:
             memory_pressure=_pressure(boxes),
             cpu_seconds=cpu.add_up(_cpu_seconds(boxes, sandbox)),
             network_bytes=int(network.add_up(_network_bytes(sandbox))),
+            no_network=_no_network(sandbox),
         )
 
 
@@ -133,6 +134,11 @@ def _network_bytes(sandbox: Sandbox) -> int:
         if device.strip() == "eth0":
             return int(counts.split()[0]) + int(counts.split()[8])
     return 0
+
+
+def _no_network(sandbox: Sandbox) -> str:
+    outside = str(sandbox.facts.get("outside", "open"))
+    return "" if outside == "open" else outside
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -21,15 +22,19 @@ from sojourn.agent.journal import Journal, Life
 from sojourn.agent.rider_line import with_rider
 from sojourn.agent.vigil import last_words
 from sojourn.errors import DoesNotFit, SandboxFailed, SojournError, Unknown
-from sojourn.model import SandboxKind, SessionSpec
+from sojourn.model import SandboxKind, SessionSpec, Sight
+from sojourn.sandbox import canary
 from sojourn.sandbox.base import Sandbox, SandboxPlan, make_sandbox, open_sandbox
+from sojourn.sandbox.kept_layers import KeptLayers
 from sojourn.wire import (
     AnswerVerb,
     Event,
+    FoldersSeen,
     Held,
     InspectSession,
     Instruction,
     LogSent,
+    LookAtFolders,
     SandboxFailedToStart,
     SandboxStarted,
     SandboxStopped,
@@ -73,7 +78,13 @@ class Node:
             spec=life.spec,
             rider=self.rider,
             hidden=self.hidden,
+            kept=str(self.kept_layers),
         )
+
+    @property
+    def kept_layers(self) -> Path:
+        """The folder for layers of sessions that have left."""
+        return self.sandboxes.parent / "layers"
 
     def sandbox(self, life: Life) -> Sandbox:
         """The one in the life's folder, if it has been begun, else one to be made."""
@@ -106,6 +117,7 @@ class Runner:
             StartSandbox: self._start,
             StopSandbox: self._stop,
             InspectSession: self._inspect,
+            LookAtFolders: self._look_at_folders,
             SendLog: self._send_log,
             AnswerVerb: self._answer_verb,
         }
@@ -213,6 +225,15 @@ class Runner:
             error = refused.to_wire()
         self.tell(SessionInspected(request=asked.request, session=asked.session, inspection=inspection, error=error))
 
+    async def _look_at_folders(self, asked: LookAtFolders) -> None:
+        seen: dict[str, Sight] = {}
+        error = None
+        try:
+            seen = await asyncio.to_thread(_sights, asked)
+        except SojournError as refused:
+            error = refused.to_wire()
+        self.tell(FoldersSeen(request=asked.request, session=asked.session, seen=seen, error=error))
+
     async def _send_log(self, asked: SendLog) -> None:
         try:
             text = await asyncio.to_thread(self.here(asked.session).sandbox.log, asked.tail_bytes)
@@ -242,7 +263,8 @@ class Runner:
         self.attended.pop((life.session, life.born), None)
 
     async def sweep(self) -> None:
-        """Try again to remove what could not be removed when it ended."""
+        """Try again to remove what could not be removed when it ended, and drop what was kept for long enough."""
+        await asyncio.to_thread(KeptLayers(self.node.kept_layers).sweep, time.time())
         for key, attendance in list(self.attended.items()):
             async with self.turns[key[0]]:
                 life = attendance.life
@@ -290,6 +312,16 @@ class Runner:
 
     def lives(self, session: str) -> list[Life]:
         return [attendance.life for attendance in self.attendances(session)]
+
+
+def _sights(asked: LookAtFolders) -> dict[str, Sight]:
+    user = canary.User(asked.uid, asked.gid)
+    if asked.act == "forget":
+        canary.forget(asked.folders, asked.of, user)
+        return {}
+    if asked.act == "put":
+        canary.put(asked.folders, asked.of, user)
+    return canary.look(asked.folders, user, asked.of)
 
 
 def _started(life: Life) -> SandboxStarted:

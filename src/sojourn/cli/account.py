@@ -27,6 +27,9 @@ def login(
     token: Annotated[
         str | None, typer.Option(help="An api token. Without it, it is asked for, or read from a pipe.")
     ] = None,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="It is the controller used so far, at another address: its token stays.")
+    ] = False,
 ) -> None:
     """Use a controller from now on.
 
@@ -35,7 +38,7 @@ def login(
     from sojourn.client import Client
 
     url = normal_url(url)
-    secret = token or _ask()
+    secret = token or (_present_token() if moved else _ask())
     with Client(url, secret) as client:
         names = [node.name for node in client.nodes()]
     path = write_settings(url, secret)
@@ -120,6 +123,14 @@ def without_controller(toml: str) -> str:
         if not inside:
             kept.append(line)
     return "".join(kept)
+
+
+def _present_token() -> str:
+    from sojourn.settings import configured_controller
+
+    if present := configured_controller():
+        return present.token
+    raise Invalid("No controller has been used so far.", "Leave out --moved, and give a token.")
 
 
 def _ask() -> str:

@@ -23,16 +23,30 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def nodes(as_json: AsJson = False) -> None:
+def nodes(
+    as_json: AsJson = False,
+    moves: Annotated[bool, typer.Option("--moves", help="Which node can move to which, and why not.")] = False,
+) -> None:
     """List the nodes and what they can do."""
     from sojourn.cli.screen import print_json, print_table
 
+    if moves:
+        return _ways(as_json)
     with connect() as client:
         found = client.nodes()
     if as_json:
         return print_json(found)
     columns = ("NODE", "STATUS", "CORES", "MEMORY FREE", "OF", "SESSIONS", "MOVES", "LABELS", "SEEN")
     return print_table(columns, map(_node_row, found), "No nodes. `sojourn agent` adds one.")
+
+
+def _ways(as_json: bool) -> None:
+    from sojourn.cli.screen import print_json
+    from sojourn.cli.ways import print_ways
+
+    with connect() as client:
+        found = client.ways()
+    return print_json(found) if as_json else print_ways(found)
 
 
 def sessions(
@@ -106,7 +120,7 @@ def _node_row(node: NodeView) -> tuple[str, ...]:
         amount(node.load.memory_free_bytes),
         amount(node.capacity.memory_bytes),
         str(node.load.sessions),
-        " ".join(node.capabilities.strategies) or "no",
+        " ".join(node.capabilities.strategies) or "can't take live moves",
         " ".join(node.labels),
         age(node.seen_at),
     )

@@ -15,7 +15,7 @@ from sojourn.errors import MoveFailed, from_wire
 
 if TYPE_CHECKING:
     from sojourn.client import Client
-    from sojourn.model import MovePlan, MoveView
+    from sojourn.model import Folder, MovePlan, MoveView
 
 ENDED = ("done", "failed")
 STEPS = {
@@ -76,8 +76,9 @@ def truth(move: MoveView) -> str:
     else:
         pages = f"{amount(move.total_bytes - move.done_bytes)} of pages still filling"
     resets = f"; connections reset: {', '.join(report.connections_reset)}" if report.connections_reset else ""
-    head = f"{move.source} → {move.target} ({move.strategy})"
-    return f"{head}: frozen for {duration(report.frozen_s)}, {travelled}, {pages}{resets}"
+    left = f"; left behind: {', '.join(report.left)}" if report.left else ""
+    head = f"{move.source} → {move.target} ({move.strategy}{', relayed by the controller' if report.relayed else ''})"
+    return f"{head}: frozen for {duration(report.frozen_s)}, {travelled}, {pages}{resets}{left}"
 
 
 def follow(client: Client, move: MoveView, show: bool) -> MoveView:
@@ -134,6 +135,20 @@ def print_plan(plan: MovePlan) -> None:
     print(f"  stands still {_expected(plan.frozen_s)}")
     print(f"  all there:   {'when it runs again' if plan.strategy == 'copy' else _expected(plan.filled_s, ' later')}")
     print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}; the monotonic clock steps")
+    if plan.no_network:
+        print(f"  network:     none there: {plan.no_network}")
+    for folder in plan.folders:
+        print(f"  {f'{folder.mode}:':<13}{folder.path}{_fate(folder)}")
+
+
+def _fate(folder: Folder) -> str:
+    from sojourn.cli.screen import amount
+
+    if folder.mode == "carried":
+        return f", {amount(folder.size_bytes)}"
+    if folder.mode == "shared":
+        return ": the very same one there"
+    return ": stays behind; there it is that node's own folder of that path, or an empty one"
 
 
 def _expected(seconds: float | None, then: str = "") -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import quote
 
 import typer
@@ -104,11 +104,15 @@ def agent(context: typer.Context) -> None:
 @kernelspec.command("install")
 def install_kernelspec(
     user: Annotated[bool, typer.Option("--user/--sys-prefix", help="For you, or for this Python environment.")] = True,
+    cpu: Annotated[
+        Literal["node", "fleet"],
+        typer.Option(help="What its kernels use: their node's whole CPU, or what all nodes have, to go to each."),
+    ] = "node",
 ) -> None:
     """Let every Jupyter of yours offer the kernel “Python 3 (Sojourn)”."""
     from sojourn.jupyter.kernelspec import install
 
-    print(f"Installed {install(user=user)}.")
+    print(f"Installed {install(user=user, cpu=cpu)}.")
 
 
 def node_names(count: int) -> tuple[str, ...]:

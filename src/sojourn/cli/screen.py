@@ -22,6 +22,7 @@ STYLES = {
     "degraded": "yellow", "starting": "yellow", "pending": "yellow", "stopping": "yellow", "rolling_back": "yellow",
     "suspended": "blue", "suspending": "cyan", "waking": "cyan", "draining": "yellow", "whole": "green",
     "damaged": "red", "missing": "red", "failed": "red", "lost": "red", "offline": "red", "stopped": "dim",
+    "✓": "green",
 }  # fmt: skip
 
 

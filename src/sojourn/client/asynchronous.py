@@ -32,6 +32,7 @@ from sojourn.model import (
     SessionSpec,
     SessionView,
     Strategy,
+    Way,
 )
 from sojourn.transport.dial import NOTICE_DEATH
 
@@ -57,6 +58,9 @@ class AsyncClient:
 
     async def nodes(self) -> list[NodeView]:
         return await self._do(calls.nodes())
+
+    async def ways(self) -> list[Way]:
+        return await self._do(calls.ways())
 
     async def sessions(self, everything: bool = False) -> list[SessionView]:
         return await self._do(calls.sessions(everything))
@@ -173,6 +177,11 @@ class AsyncClient:
                     yield read_watched(text)
         except (OSError, WebSocketException) as down:
             raise calls.unreachable(self.url, down) from down
+
+    def go_to(self, url: str) -> None:
+        """The controller has moved: from now on it is asked there."""
+        self.url = url.rstrip("/")
+        self._http.base_url = self.url
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -33,6 +33,7 @@ from sojourn.model import (
     SessionSpec,
     SessionView,
     Strategy,
+    Way,
 )
 from sojourn.transport.dial import NOTICE_DEATH
 
@@ -63,6 +64,10 @@ class Client:
 
     def nodes(self) -> list[NodeView]:
         return self._do(calls.nodes())
+
+    def ways(self) -> list[Way]:
+        """From each node to each other one: can sessions go, and if not, everything that keeps them from it."""
+        return self._do(calls.ways())
 
     def sessions(self, everything: bool = False) -> list[SessionView]:
         """Those that have not ended; with `everything`, the ended ones that are still remembered too."""

@@ -44,6 +44,7 @@ from sojourn.model import (
     SessionSpec,
     SessionView,
     Strategy,
+    Way,
 )
 from sojourn.model.base import Word
 
@@ -65,6 +66,10 @@ def version() -> Call[Version]:
 
 def nodes() -> Call[list[NodeView]]:
     return Call("GET", "/api/nodes", TypeAdapter(list[NodeView]).validate_python)
+
+
+def ways() -> Call[list[Way]]:
+    return Call("GET", "/api/ways", TypeAdapter(list[Way]).validate_python)
 
 
 def sessions(everything: bool) -> Call[list[SessionView]]:

@@ -2,6 +2,7 @@
 
     serve        the program: listens, writes its card, ends on SIGTERM
     app, routes  HTTP API and watchers' WebSocket
+    port         HTTP and the relay share it; relay: a way to nodes that can't be dialled; splice: of two connections
     agents       the agents' WebSocket
     controller   the parts put together
     reconciler   event -> law (`sojourn.lifecycle`) -> database, instructions, watchers

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import fields
 
 from sojourn.controller.controller import DEAD_SECONDS
-from sojourn.controller.serve import DEFAULT_LISTEN, Options, serve
+from sojourn.controller.serve import DEFAULT_LISTEN, Options, serve, take_over
 from sojourn.errors import SojournError
 from sojourn.lifecycle import Limits
+from sojourn.settings import file_settings
 
+DATABASE_VARIABLE = "SOJOURN_DATABASE"
 _LIMITS = {field.name: field.default for field in fields(Limits)}
 
 
@@ -24,17 +27,35 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     limits = Limits(**dict(chosen.limit))
     try:
-        serve(Options(chosen.listen, chosen.database, limits, chosen.dead_after))
+        options = Options(chosen.listen, chosen.database or database_url(), limits, chosen.dead_after)
+        if chosen.copy_from:
+            print(f"Copied {take_over(options, chosen.copy_from)} rows; start the controller without --copy-from now.")
+        else:
+            serve(options)
     except SojournError as refused:
         print(f"sojourn controller: {refused}", file=sys.stderr)
         return 1
     return 0
 
 
+def database_url() -> str:
+    """As the environment says, else `url` of `[database]` in config.toml; empty: neither does."""
+    return os.environ.get(DATABASE_VARIABLE) or str(file_settings().get("database", {}).get("url", ""))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sojourn controller", description="Run a controller.")
     parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument("--database", default="", metavar="URL", help="a SQLAlchemy URL; default: SQLite in its folder")
+    parser.add_argument(
+        "--database",
+        default="",
+        metavar="URL",
+        help="postgresql://USER@HOST/NAME, or sqlite:////PATH, which is the default, in the data folder; with a"
+        f" password in it others on this machine can see it: prefer ${DATABASE_VARIABLE}",
+    )
+    parser.add_argument(
+        "--copy-from", default="", metavar="URL", help="copy that database into this one, which is empty, and end"
+    )
     parser.add_argument(
         "--dead-after", type=float, default=DEAD_SECONDS, metavar="SECONDS", help="when a node away counts as dead"
     )

@@ -15,6 +15,7 @@ from sojourn.database import Node, Token
 from sojourn.errors import Invalid, SojournError, Unauthorized
 from sojourn.wire import (
     Acknowledge,
+    FoldersSeen,
     FromController,
     Heartbeat,
     Hello,
@@ -143,7 +144,7 @@ async def _listen(controller: Controller, name: str, line: AgentLine) -> None:
 def _take(controller: Controller, name: str, report: Report) -> None:
     event = report.event
     try:
-        if isinstance(event, SessionInspected | LogSent):
+        if isinstance(event, SessionInspected | LogSent | FoldersSeen):
             controller.questions.answered(event)
         elif isinstance(event, VerbAsked):
             controller.verb_asked(name, event)

@@ -10,14 +10,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from sqlalchemy.exc import DataError, DisconnectionError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from sojourn import __version__
 from sojourn.controller.api_page import api_page
 from sojourn.controller.body_limit import BodyLimit
 from sojourn.controller.controller import Controller
 from sojourn.controller.routes import router
-from sojourn.errors import Invalid, SojournError, Unknown
+from sojourn.errors import Invalid, SojournError, Unknown, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def build_app(controller: Controller) -> FastAPI:
     app.add_exception_handler(SojournError, _refused)
     app.add_exception_handler(RequestValidationError, _misunderstood)
     app.add_exception_handler(HTTPException, _no_such_route)
+    app.add_exception_handler(SQLAlchemyError, _not_written)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _defect)
     return app
 
@@ -94,6 +97,21 @@ async def _no_such_route(request: Request, error: Exception) -> JSONResponse:
     what = f"{request.method} {request.url.path}: {error.detail.lower()}."
     said = Unknown(what, "The page /docs shows every route.").to_wire()
     return JSONResponse(said, error.status_code, error.headers)
+
+
+async def _not_written(request: HTTPConnection, error: Exception) -> JSONResponse | None:
+    """Its transaction is undone. One whose commit was on the way may have been written: whoever asks again sees."""
+    if not isinstance(request, Request):
+        log.warning("a line broke: %s", error)
+        return None
+    if isinstance(error, DataError):
+        unfit = Invalid(f"That can't be written down: {error.orig}", "Write less, and only text.")
+        return await _refused(request, unfit)
+    if isinstance(error, DisconnectionError) or getattr(error, "connection_invalidated", False):
+        lost = Unreachable("The controller has lost its database.", "Ask again: it begins anew when that is there.")
+        return await _refused(request, lost)
+    log.error("the database failed", exc_info=error)
+    return await _defect(request, error)
 
 
 async def _defect(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sojourn.controller.activity import Activities
 from sojourn.controller.checkpoints import Checkpoints
-from sojourn.controller.fitness import unstartable
+from sojourn.controller.fitness import born, unstartable, way
 from sojourn.controller.moves import Moves
 from sojourn.controller.policing import Policing
 from sojourn.controller.questions import Questions
@@ -25,7 +25,7 @@ from sojourn.database import Database
 from sojourn.database import queries as ask
 from sojourn.errors import Invalid, Unknown
 from sojourn.lifecycle import Limits, Session, StopWanted
-from sojourn.model import NodeView, SessionSpec
+from sojourn.model import NodeView, SessionSpec, Way
 from sojourn.placement import choose, needs_of
 from sojourn.settings import store_url
 from sojourn.wire import Held, VerbAsked
@@ -121,6 +121,11 @@ class Controller:
         used = tuple(one for one in node.load.used if one.session in mine)
         return node.model_copy(update={"load": node.load.model_copy(update={"used": used})})
 
+    def ways(self) -> list[Way]:
+        """From each node to each other one."""
+        nodes = self.roster.views()
+        return [way(source, target) for source in nodes for target in nodes if source.name != target.name]
+
     def find(self, name: str, person: Person) -> Session:
         """By id, name, or a unique beginning of the id; the living first. Raises Unknown and Invalid."""
         for candidates in (self.sessions(person, everything=False), self.sessions(person, everything=True)):
@@ -140,7 +145,7 @@ class Controller:
             id=uuid.uuid4().hex,
             name=spec.name,
             owner=person.name,
-            spec=spec,
+            spec=born(spec, node, nodes),
             created_at=self.clock(),
             node=node.name,
         )

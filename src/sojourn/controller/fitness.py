@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from sojourn.baseline import of_fleet
 from sojourn.database import Checkpoint
 from sojourn.errors import Immovable, Incompatible, Refused, Unreachable
 from sojourn.lifecycle import Session
-from sojourn.model import Inspection, NodeView, SessionSpec, Strategy
-from sojourn.movers.fits import LET_GO, choose_strategy, compatible, possible, predict, wakeable
+from sojourn.model import Inspection, NodeStatus, NodeView, Obstacle, SessionSpec, Strategy, Way
+from sojourn.movers.fits import LET_GO, choose_strategy, compatible, mismatches, possible, predict, wakeable
 
 _FILL_S_PER_BYTE = 0.6 / 2**30
 """As measured between two nodes of one machine; a network between them takes its own time."""
@@ -30,13 +31,40 @@ class Outlook:
 def unstartable(spec: SessionSpec, node: NodeView) -> str:
     """Why a session can't be started there; empty if it can."""
     kinds = node.capabilities.sandboxes
-    if node.address is None:
-        return "nobody can dial it (its agent does not --listen)"
     if spec.sandbox and spec.sandbox not in kinds:
         return node.capabilities.refusals.get(spec.sandbox, f"it has no {spec.sandbox} sandboxes")
     if spec.image and "runc" not in kinds:
         return "it has no runc sandboxes, and an image needs one"
     return "" if kinds else "it can hold no sessions"
+
+
+def born(spec: SessionSpec, node: NodeView, nodes: Sequence[NodeView]) -> SessionSpec:
+    """The spec of a session that starts on `node`, with the CPU it is started for."""
+    known = [other.capabilities for other in nodes]
+    baseline = of_fleet(node.capabilities, known, spec.program.env) if spec.cpu == "fleet" else None
+    return spec.model_copy(update={"baseline": baseline})
+
+
+def way(source: NodeView, target: NodeView) -> Way:
+    """Whether sessions can go from one node to the other now; if not, everything that keeps them from it."""
+    still = [obstacle for node in (source, target) for obstacle in _standing_still(node)]
+    if target.draining:
+        still.append(Obstacle(kind="draining", message=f"{target.name} is being drained ({target.draining})."))
+    apart = mismatches(source.capabilities, target.capabilities)
+    if any(obstacle.kind == "live" for obstacle in still):
+        apart = (obstacle for obstacle in apart if obstacle.kind != "criu")  # said already, with the reason
+    return Way(source=source.name, target=target.name, obstacles=(*still, *apart))
+
+
+def _standing_still(node: NodeView) -> Iterator[Obstacle]:
+    """Why nothing comes or goes live at a node, wherever from or to."""
+    if node.status is not NodeStatus.ONLINE:
+        yield Obstacle(kind="offline", message=f"{node.name} is offline.", hint="Start its agent.")
+    if "copy" not in node.capabilities.strategies or "runc" not in node.capabilities.sandboxes:
+        refusals = node.capabilities.refusals
+        reason = refusals.get("runc") or refusals.get("copy") or "it has no runc sandboxes"
+        message = f"{node.name} can't take live moves: {reason.removesuffix('.')}."
+        yield Obstacle(kind="live", message=message, hint="`sojourn doctor` there says what it lacks.")
 
 
 def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
@@ -47,7 +75,7 @@ def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
             "Sessions in runc sandboxes can; `sojourn doctor` says what that node lacks for them.",
         )
     _require_harbour(node)
-    compatible(home.capabilities, node.capabilities, session.spec.image)
+    compatible(home.capabilities, node.capabilities, session.spec.image, session.spec.baseline)
     possible(home.capabilities, node.capabilities)
 
 
@@ -67,7 +95,7 @@ def require_savable(session: Session, home: NodeView, inspection: Inspection) ->
 def require_wakeable(checkpoint: Checkpoint, node: NodeView) -> None:
     """Whether what was saved can wake on that node. Raises Unreachable or Incompatible."""
     _require_harbour(node)
-    wakeable(checkpoint.facts, node.capabilities, checkpoint.spec.image)
+    wakeable(checkpoint.facts, node.capabilities, checkpoint.spec.image, checkpoint.spec.baseline)
 
 
 def unwakeable(checkpoint: Checkpoint, node: NodeView) -> str:
@@ -76,8 +104,6 @@ def unwakeable(checkpoint: Checkpoint, node: NodeView) -> str:
 
 
 def _require_harbour(node: NodeView) -> None:
-    if node.address is None:
-        raise Unreachable(f"No other node can dial {node.name}.", "Start its agent with --listen.")
     if "runc" not in node.capabilities.sandboxes:
         reason = node.capabilities.refusals.get("runc", "runc is missing")
         raise Incompatible(f"Node {node.name} has no runc sandboxes: {reason}.", "Run `sojourn doctor` there.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.roster import Roster
 from sojourn.errors import (
+    DoesNotFit,
+    Incompatible,
     MoveFailed,
     Refused,
     SessionLost,
@@ -24,6 +27,7 @@ from sojourn.errors import (
 from sojourn.lifecycle import Move, MoveCancelled, MoveWanted, Session, raise_unless_movable
 from sojourn.model import Inspection, MovePhase, MovePlan, Needs, NodeStatus, NodeView, SessionStatus, Strategy
 from sojourn.placement import choose, needs_of, offers
+from sojourn.sandbox.canary import require_same
 
 _THAWED = frozenset({MovePhase.FILLING, MovePhase.COMMITTING, MovePhase.DONE, MovePhase.FAILED})
 _FILLED = frozenset({MovePhase.DONE, MovePhase.FAILED})
@@ -73,8 +77,10 @@ class Moves:
         """The move just begun; None if there is nothing to move, or if it is only planned."""
         prospect = await self.prospect(session, asked.to, asked.strategy)
         plan = prospect.plan
-        if plan.source == plan.target or asked.dry_run:
+        if plan.source == plan.target:
             return None, plan
+        if asked.dry_run:
+            return None, await self._looked_at(session, plan)
         if prospect.refusal:
             raise prospect.refusal
         assert plan.strategy
@@ -128,7 +134,31 @@ class Moves:
         except (Refused, Unreachable) as nowhere:
             return Prospect(_plan(session, needs.node or "", inspection, Outlook(), nowhere), nowhere)
         way = outlook(home, target, inspection, None if strategy == "auto" else strategy)
-        return Prospect(_plan(session, target.name, inspection, way, way.refusal), way.refusal)
+        plan = _plan(session, target.name, inspection, way, way.refusal)
+        closed = target.capabilities.refusals.get("network", "")
+        return Prospect(plan.model_copy(update={"no_network": closed}), way.refusal)
+
+    async def _looked_at(self, session: Session, plan: MovePlan) -> MovePlan:
+        """The plan, once it is known whether the folders that the session shares are the target's too. A move finds
+        that out by itself."""
+        shared = [folder.path for folder in plan.folders if folder.mode == "shared"]
+        if not shared or not plan.fits:
+            return plan
+        try:
+            await self._require_same(session, plan, shared)
+        except (Refused, Unreachable) as differ:
+            return plan.model_copy(update={"fits": False, "refusals": (differ.message,), "hint": differ.hint})
+        return plan
+
+    async def _require_same(self, session: Session, plan: MovePlan, shared: list[str]) -> None:
+        of, look = uuid.uuid4().hex, self._questions.look
+        try:
+            known = await look(plan.source, session, shared, of, "put")
+            seen = await look(plan.target, session, shared, of, "look")
+        finally:
+            with suppress(SojournError):
+                await look(plan.source, session, shared, of, "forget")
+        require_same(known, f"node {plan.source}", seen, f"node {plan.target}")
 
     def _target(self, session: Session, home: NodeView, needs: Needs, inspection: Inspection) -> NodeView:
         """Raises why a node that was named won't do, or why none of the others does."""
@@ -162,6 +192,7 @@ def _plan(
         connections_reset=inspection.outside_connections,
         page_bytes=inspection.private_dirty_bytes,
         layer_bytes=inspection.layer_bytes,
+        folders=inspection.folders,
         why=way.why,
         frozen_s=way.frozen_s,
         filled_s=way.filled_s,
@@ -169,8 +200,10 @@ def _plan(
 
 
 def _failure(session: Session, move: Move) -> SojournError:
+    """What a node found out too late for the plan, but before the freeze, is still that it does not fit there."""
     error = from_wire(move.error or {})
-    return MoveFailed(
+    kind = type(error) if isinstance(error, DoesNotFit | Incompatible) else MoveFailed
+    return kind(
         f"Session {session.name or session.id} could not move to {move.target}: {error.message}",
         f"{error.hint} It goes on at {move.source}.".strip(),
     )

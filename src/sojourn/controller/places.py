@@ -14,9 +14,9 @@ TICKET_SECONDS = 3600.0
 
 
 def place(roster: Roster, session: str, berth: Berth | None, anchor: str | None, now: float) -> Place | None:
-    """None also for a watcher without an anchor, and for a node that can't be dialled."""
+    """None also for a watcher without an anchor."""
     node = roster.get(berth.node) if berth else None
-    if berth is None or node is None or node.view.address is None or anchor is None:
+    if berth is None or node is None or anchor is None:
         return None
     claims = {
         "for": "tunnel",
@@ -27,7 +27,7 @@ def place(roster: Roster, session: str, berth: Berth | None, anchor: str | None,
     }
     return Place(
         node=berth.node,
-        address=node.view.address,
+        address=node.view.address or "",
         ticket=sign(claims, node.key, expiry(now)),
         incarnation=berth.incarnation,
         epoch=berth.epoch,
@@ -43,6 +43,7 @@ def depart(roster: Roster, wanted: DepartTo, now: float) -> Depart:
         session=wanted.session,
         incarnation=wanted.incarnation,
         strategy=wanted.strategy,
+        target=wanted.target,
         address=node.view.address or "",
         ticket=sign(claims, node.key, expiry(now)),
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
+from typing import Literal
 
 from sojourn.controller.roster import Roster
 from sojourn.errors import Unreachable, from_wire
-from sojourn.model import Inspection
-from sojourn.wire import InspectSession, LogSent, SendLog, SessionInspected
+from sojourn.lifecycle import Session
+from sojourn.model import Inspection, Sight
+from sojourn.wire import FoldersSeen, InspectSession, LogSent, LookAtFolders, SendLog, SessionInspected
 
-Answer = SessionInspected | LogSent
+Answer = SessionInspected | LogSent | FoldersSeen
 
 
 class Questions:
@@ -27,6 +30,20 @@ class Questions:
             raise from_wire(answer.error or {})
         return answer.inspection
 
+    async def look(
+        self, node: str, session: Session, folders: Sequence[str], of: str, act: Literal["put", "look", "forget"]
+    ) -> dict[str, Sight]:
+        """What a node sees of the folders that a session shares. Raises what it answers with, or Unreachable."""
+        user = {"uid": session.spec.program.uid, "gid": session.spec.program.gid}
+        asked = LookAtFolders(
+            request=uuid.uuid4().hex, session=session.id, folders=tuple(folders), of=of, act=act, **user
+        )
+        answer = await self._ask(node, asked)
+        assert isinstance(answer, FoldersSeen)
+        if answer.error:
+            raise from_wire(answer.error)
+        return answer.seen
+
     async def log(self, node: str, session: str) -> str:
         request = uuid.uuid4().hex
         answer = await self._ask(node, SendLog(request=request, session=session))
@@ -39,7 +56,7 @@ class Questions:
         if waiting and not waiting.done():
             waiting.set_result(answer)
 
-    async def _ask(self, node: str, question: InspectSession | SendLog) -> Answer:
+    async def _ask(self, node: str, question: InspectSession | SendLog | LookAtFolders) -> Answer:
         self._roster.require_online(node)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[question.request] = answer

@@ -13,7 +13,7 @@ from sojourn.database import Database, Node, Token
 from sojourn.database import queries as ask
 from sojourn.errors import Busy, Incompatible, Refused, Unknown, Unreachable
 from sojourn.model import Capabilities, Load, NodeStatus, NodeView
-from sojourn.wire import PROTOCOL, FromController, Hello, Instruct, Instruction, Welcome
+from sojourn.wire import PROTOCOL, Called, FromController, Hello, Instruct, Instruction, Welcome
 
 HEARTBEAT_SECONDS = 2.0
 """Short, because a session's growth is known by its heartbeats, and may reach its limit within seconds."""
@@ -76,6 +76,12 @@ class Roster:
         if line:
             line.send(Instruct(instruction=instruction))
         return line is not None
+
+    def call(self, name: str, call: str) -> None:
+        """Tell a node that somebody waits for it at the relay. Raises Unknown, Unreachable."""
+        self.node(name)
+        self.require_online(name)
+        self._lines[name].send(Called(call=call))
 
     def require_online(self, name: str) -> None:
         if not self.online(name):

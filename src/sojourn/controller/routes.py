@@ -40,13 +40,14 @@ from sojourn.controller.policing import decided
 from sojourn.controller.tokens import Person, row
 from sojourn.controller.watching import Watcher
 from sojourn.errors import Invalid, Refused, SojournError, Unauthorized
-from sojourn.model import CheckpointView, MoveView, NodeView, SaveView, SessionSpec, SessionView
+from sojourn.model import CheckpointView, MoveView, NodeView, SaveView, SessionSpec, SessionView, Way
 from sojourn.wire import PROTOCOL
 
 router = APIRouter(prefix="/api")
 
 
-def controller_of(request: Request) -> Controller:
+# FastAPI would run what is not `async` in a thread, and the database is the event loop's alone.
+async def controller_of(request: Request) -> Controller:
     found: Controller = request.app.state.controller
     return found
 
@@ -54,10 +55,10 @@ def controller_of(request: Request) -> Controller:
 _scheme = HTTPBearer(auto_error=False, description="An api token, as `sojourn token create` prints it.")
 
 
-def person_of(
+async def person_of(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
 ) -> Person:
-    controller = controller_of(request)
+    controller = await controller_of(request)
     if credentials is None:
         raise Unauthorized("No token was shown.", "Send `Authorization: Bearer TOKEN`; `sojourn login URL` keeps one.")
     return controller.gate.person(credentials.credentials, controller.clock())
@@ -79,6 +80,12 @@ async def version() -> Version:
 async def nodes(controller: At, person: By) -> list[NodeView]:
     """Every node that has joined, whether its agent can be reached now or not."""
     return [controller.shown(node, person) for node in controller.roster.views()]
+
+
+@router.get("/ways", tags=["nodes"])
+async def ways(controller: At, person: By) -> list[Way]:
+    """From each node to each other one: whether sessions can go that way, and everything that keeps them from it."""
+    return controller.ways()
 
 
 @router.delete("/nodes/{node}", tags=["nodes"])

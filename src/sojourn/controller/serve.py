@@ -9,23 +9,30 @@ import signal
 import socket
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from sojourn.client.words import TokenKind, TokenRequest
 from sojourn.controller.app import build_app
 from sojourn.controller.controller import DEAD_SECONDS, Controller
+from sojourn.controller.port import SharedPort
+from sojourn.controller.roster import Roster
 from sojourn.controller.tokens import Gate
-from sojourn.database import Database, sqlite_url
-from sojourn.errors import Busy, Invalid, Unauthorized
+from sojourn.database import Database, copy, shown, sqlite_url
+from sojourn.errors import Busy, Invalid, SojournError, Unauthorized
 from sojourn.lifecycle import Limits
 from sojourn.settings import data_folder, write_private
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LISTEN = "127.0.0.1:8571"
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
+GHOST_SECONDS = 15.0
+"""For how long a database server may still hold what a broken connection held."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Options:
     listen: str = DEFAULT_LISTEN
     """HOST:PORT; port 0: any free one."""
     database: str = ""
-    """A SQLAlchemy URL; empty: SQLite in the controller's folder."""
+    """sqlite:////PATH or postgresql://USER@HOST/NAME; empty: SQLite in the controller's folder."""
     limits: Limits = field(default_factory=Limits)
     dead_s: float = DEAD_SECONDS
 
@@ -43,30 +50,87 @@ def folder() -> Path:
 
 
 def serve(options: Options) -> None:
-    """Run a controller until SIGTERM or SIGINT. Raises Invalid, Busy (the address or the database is taken)."""
+    """Run a controller until SIGTERM or SIGINT. One that loses its database begins anew, as if it had been started
+    again, when that answers. Raises Invalid, Busy (the address or the database is taken)."""
+    url = _database_url(options)
     listener = _listen(options.listen)
+    address = "{}:{}".format(*listener.getsockname()[:2])
     try:
-        database = Database(options.database or sqlite_url(folder() / "sojourn.db"))
+        database = Database(url)
     except BaseException:
         listener.close()
         raise
-    controller = Controller(database, limits=options.limits, dead_s=options.dead_s)
-    url = _url(listener)
-    _write_card(url, controller.gate)
-    log.info("the controller listens at %s", url)
     # uvicorn ends gracefully and then raises the signal once more, for us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        _server(controller).run(sockets=[listener])
+        while _reign(options, listener, database):
+            database = _open_again(url)
+            listener = _listen(address)
     except KeyboardInterrupt:
         log.info("interrupted")
-    finally:
-        listener.close()
-        database.close()
 
 
-def _server(controller: Controller) -> uvicorn.Server:
-    return uvicorn.Server(
+def take_over(options: Options, source: str) -> int:
+    """Copy the database at another address into the controller's own; the number of rows. Raises Busy while a
+    controller uses either, and Refused when the own one is not empty."""
+    with closing(Database(source)) as before, closing(Database(_database_url(options))) as own:
+        return copy(before, own)
+
+
+def _database_url(options: Options) -> str:
+    return options.database or sqlite_url(folder() / "sojourn.db")
+
+
+def _reign(options: Options, listener: socket.socket, database: Database) -> bool:
+    """One controller, from the reading of the database to its end; whether that came because the database was lost."""
+    with closing(listener), closing(database):
+        try:
+            controller = Controller(database, limits=options.limits, dead_s=options.dead_s)
+            url = _url(listener)
+            _write_card(url, controller.gate)
+            log.info("the controller listens at %s", url)
+            _server(controller, database).run(sockets=[listener])
+        except SQLAlchemyError:
+            if not database.lost:
+                raise
+        return database.lost
+
+
+def _open_again(url: str) -> Database:
+    """As soon as the database answers. Raises Busy when another controller has it by then; what the server still holds
+    of our own broken connection is given time to go."""
+    log.error("the connection to the database %s is lost: nothing is done until it is there again", shown(url))
+    pause, patience, told = FIRST_PAUSE_SECONDS, GHOST_SECONDS, ""
+    while True:
+        try:
+            return Database(url)
+        except Busy:
+            if patience < 0:
+                raise
+            patience -= pause
+        except SojournError as away:
+            if away.message != told:  # it may be away for days
+                log.warning("%s", away.message)
+            told = away.message
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+class _Server(SharedPort):
+    """Ends, too, when the database is lost: what can't be written down must not be done."""
+
+    def __init__(self, config: uvicorn.Config, roster: Roster, database: Database) -> None:
+        super().__init__(config, roster)
+        self._database = database
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        there = self._database.answers() if counter % 10 == 0 else not self._database.lost
+        return await super().on_tick(counter) or not there
+
+
+def _server(controller: Controller, database: Database) -> uvicorn.Server:
+    return _Server(
         uvicorn.Config(
             build_app(controller),
             log_config=None,
@@ -74,7 +138,9 @@ def _server(controller: Controller) -> uvicorn.Server:
             ws="websockets-sansio",
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=3,
-        )
+        ),
+        controller.roster,
+        database,
     )
 
 
@@ -83,7 +149,8 @@ def _listen(address: str) -> socket.socket:
     if not host or not port.isdigit():
         raise Invalid(f"{address!r} is not an address to listen at.", "Write HOST:PORT, as 127.0.0.1:8571.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle off only where the protocol is named; with it an answer takes 40 ms longer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if os.name == "posix":
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -138,7 +138,15 @@ class Verbs:
         return {"nodes": nodes, "here": session.node}
 
     def _where(self, session: Session) -> Body:
-        return {"session": session.view().model_dump(mode="json")}
+        return {"session": session.view().model_dump(mode="json"), "no_network": self._no_network(session)}
+
+    def _no_network(self, session: Session) -> str:
+        """Why it can't reach the outside: as its node says of it, or, until then, of all its sessions."""
+        if session.sandbox != "runc":  # which uses its node's own network
+            return ""
+        node = self._roster.view(session.node)
+        told = next((load.no_network for load in node.load.used if load.session == session.id), "")
+        return told or node.capabilities.refusals.get("network", "")
 
     def _checkpoints(self, session: Session) -> Body:
         found = self._sleep.checkpoints.of_session(session)

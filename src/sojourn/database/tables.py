@@ -5,9 +5,23 @@ What changes here needs a migration in `migrations/versions`; a test compares th
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData()
+
+
+class Said(TypeDecorator[str]):
+    """What a program or an error said. PostgreSQL's text holds every character but zero."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return value and value.replace("\0", "\ufffd")
+
 
 sessions = Table(
     "sessions",
@@ -23,7 +37,7 @@ sessions = Table(
     Column("issued", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("sandbox", String(16)),
-    Column("reason", Text, nullable=False),
+    Column("reason", Said, nullable=False),
     Column("deadline", Float),
     Column("away", JSON, nullable=False),
     Column("stopping", JSON, nullable=False),
@@ -53,7 +67,7 @@ moves = Table(
     Column("sent", Boolean, nullable=False),
     Column("abandoned", Boolean, nullable=False),
     Column("scathed", Boolean, nullable=False),
-    Column("source_lost", Text, nullable=False),
+    Column("source_lost", Said, nullable=False),
     Column("done_bytes", BigInteger, nullable=False),
     Column("total_bytes", BigInteger, nullable=False),
     Column("thawed_at", Float),
@@ -117,7 +131,7 @@ checkpoints = Table(
     Column("store", String(64), nullable=False),
     Column("incarnation", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
-    Column("problem", Text, nullable=False),
+    Column("problem", Said, nullable=False),
     Index("checkpoints_by_session", "session"),
 )
 

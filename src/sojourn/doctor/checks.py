@@ -78,6 +78,18 @@ def check_cgroups(machine: Machine) -> Finding:
     )
 
 
+def check_seccomp(machine: Machine) -> Finding:
+    """What every sandbox is born with: the kernel must have filters, and runc know how to set one."""
+    if "errno" not in (machine.read("/proc/sys/kernel/seccomp/actions_avail") or ""):
+        cure = Cure("use a kernel with CONFIG_SECCOMP_FILTER", automatic=False)
+        return missing("seccomp", "the kernel can't filter system calls: no sandboxes", cure)
+    runc = machine.find("runc")
+    if runc and "libseccomp" not in machine.run(runc, "--version").output:
+        cure = Cure("use a runc that was built with libseccomp", automatic=False)
+        return missing("seccomp", f"{runc} can't set filters: no sandboxes", cure)
+    return ok("seccomp", "sandboxes get a filter of system calls")
+
+
 def check_pipes(machine: Machine) -> Finding:
     if not machine.is_root:
         return ok("pipe limits", "they matter to root's agents only")
@@ -116,6 +128,7 @@ ON_LINUX: tuple[Check, ...] = (
     check_kernel_features,
     check_overlay,
     check_cgroups,
+    check_seccomp,
     check_pipes,
     check_kdat,
     check_pasta,

@@ -16,6 +16,7 @@ from sojourn.transport.dial import Dial
 from sojourn.transport.lines import LinePipe, decode_line
 from sojourn.transport.loop import READ, Loop, Timer
 from sojourn.transport.pump import Pump
+from sojourn.transport.routes import Routes
 from sojourn.transport.socket_pipe import SocketPipe
 from sojourn.tunnel.connection import AnchorEnd
 
@@ -30,7 +31,8 @@ class Anchor:
     contract 1). `on_state(state, detail)`: "connected"; "away" (why, in words; said again when the reason changes);
     "reset" (why): every stream is gone, each local connection was closed, and what was said on the control stream may
     not have been heard. `on_cut(endpoint, reason)`: the far side reset one stream, whose local connection was closed,
-    as when output had to be truncated.
+    as when output had to be truncated. `relay()`: host:port by which nodes are reached that can't be dialled
+    themselves; empty: there is none.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Anchor:
         session: str,
         anchor: str,
         *,
+        relay: Callable[[], str] = lambda: "",
         on_control: Callable[[dict[str, Any]], None] = lambda message: None,
         on_state: Callable[[str, str], None] = lambda state, detail: None,
         on_cut: Callable[[str, str], None] = lambda endpoint, reason: None,
@@ -47,6 +50,7 @@ class Anchor:
         self.on_state = on_state
         self.on_cut = on_cut
         self.loop = loop
+        self.relay = relay
         self._end = AnchorEnd(session, anchor)
         self._pump = Pump(loop, self._end, lost=self._lost, agreed=self._agreed, reset=self._reset)
         self._present: Way | None = None
@@ -107,6 +111,12 @@ class Anchor:
     def retarget(self, endpoint: str, target: str) -> None:
         """Connections accepted at `endpoint` go to `target` from now on; those that are open are closed."""
         self._endpoints[endpoint].retarget(target)
+
+    def join(self, target: str, pipe: Callable[[Pump, int], SocketPipe]) -> None:
+        """For connections that are accepted elsewhere: one stream to `target`, and what `pipe(pump, number)` makes of
+        it carries it."""
+        pipe(self._pump, self._end.open(target))
+        self._pump.flush()
 
     def control(self, message: dict[str, Any]) -> None:
         """Say something to the rider (`start`, `signal`, `kill`, `status`), now or as soon as it can be reached."""
@@ -224,6 +234,7 @@ class Way:
         self.place = place
         self.failures = 0
         self._anchor = anchor
+        self._routes = Routes(place.node, place.address, anchor.relay())
         self._dial: Dial | None = None
         self._timer: Timer | None = None
 
@@ -238,10 +249,11 @@ class Way:
 
     def dial(self) -> None:
         self.close()
+        self._routes.relay = self._anchor.relay()
         self._dial = Dial(
             self._anchor.loop,
-            self.place.address,
-            {"sojourn": 1, "ticket": self.place.ticket},
+            self._routes,
+            self.place.ticket,
             spoke=self._spoke,
             failed=lambda error: self._anchor.stumbled(self, error),
         )

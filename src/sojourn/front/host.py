@@ -31,6 +31,7 @@ from sojourn.front.words import AdoptRequest, ControllerAddress, KernelView, Ope
 from sojourn.lifecycle import ENDED
 from sojourn.model import Program, SessionSpec, SessionStatus, WakeView
 from sojourn.transport.loop import Loop
+from sojourn.transport.routes import relay_of
 
 log = logging.getLogger(__name__)
 
@@ -254,8 +255,13 @@ class Front:
         return hosted
 
     def _switchboard(self, record: Record) -> Switchboard:
+        client = self._watcher(record.controller).client
+
+        def relay() -> str:
+            return relay_of(client.url)
+
         def anchor(loop: Loop, on_control: ControlHandler, on_state: StateHandler) -> NearEnd:
-            return Anchor(loop, record.session, self.anchor, on_control=on_control, on_state=on_state)
+            return Anchor(loop, record.session, self.anchor, relay=relay, on_control=on_control, on_state=on_state)
 
         line = Line(record.session, record.outer, record.inner, record.language, record.identity)
         ledger, recollection = self._journal.ledger(record.session), self._journal.recollection(record)

@@ -33,6 +33,7 @@ from sojourn.front.parties import ControlHandler, Errands, Line, NearEnd, StateH
 from sojourn.front.recollection import Recollection
 from sojourn.front.sides import Clients, Kernel, Socket, Zone
 from sojourn.front.sounding import Sounding
+from sojourn.front.tidings import LeftBehind, rewound
 from sojourn.front.understudy import Understudy
 from sojourn.lifecycle import ENDED
 from sojourn.model import MovePhase, SessionStatus, SessionView
@@ -107,6 +108,7 @@ class Switchboard:
         self._obey = {**self._orders(), **self._understudy.orders}
         self._news: Watched | None = None
         self._returning = False
+        self._left_behind = LeftBehind()
         """The session slept, and has not been reached since."""
         self._pulse = Pulse(lambda executing, at: errands.activity(line.session, executing, at))
         self._unheard: dict[str, Any] | None = None
@@ -472,7 +474,8 @@ class Switchboard:
         moving = session.status is SessionStatus.MOVING
         frozen = moving and move is not None and move.phase in _FROZEN
         self.in_transit = frozen or asleep
-        self._handle(law.SessionChanged(session.node, moving, frozen, asleep, self._rewound(session, slept, asleep)))
+        told = self._rewound(session, slept, asleep) or self._left_behind.tell(move)
+        self._handle(law.SessionChanged(session.node, moving, frozen, asleep, told))
         if asleep:
             self._recollection.save()
 
@@ -496,10 +499,7 @@ class Switchboard:
         seen, self._recollection.epoch = self._recollection.epoch, session.epoch
         if not slept or seen is None or session.epoch <= seen:
             return ""
-        moment = "an earlier state"
-        if self.saved_at is not None:
-            moment = time.strftime("its state of %Y-%m-%d %H:%M:%S", time.localtime(self.saved_at))
-        return _REWOUND.format(moment=moment, reason=session.reason).rstrip() + "]\n"
+        return rewound(self.saved_at, session.reason)
 
     def _lose(self, reason: str, code: int) -> None:
         if self.exit_code is None:
@@ -583,7 +583,6 @@ class Switchboard:
             self._errands.discard(self.line.session)
 
 
-_REWOUND = "[this session goes on from {moment}: what it did after that is undone, but for files it shares. {reason}"
 _TRUNCATED = "[output truncated here: more was printed than could be kept while the clients were away]\n"
 
 _NO_REPLY = Unreachable(

@@ -14,6 +14,7 @@ from websockets.exceptions import WebSocketException
 from sojourn.client import AsyncClient, Watched, read_watched, unwatch_request, watch_request, websocket_url
 from sojourn.errors import SojournError, Unknown
 from sojourn.front.words import ControllerAddress
+from sojourn.settings import file_settings
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,17 @@ class Watcher:
                 failures = len(RETRY_SECONDS)
             finally:
                 self._socket = None
+            self._follow()
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
+
+    def _follow(self) -> None:
+        """Where the user has logged in since: the same token at another address is the same controller, moved."""
+        with suppress(SojournError, OSError):
+            chosen = file_settings().get("controller", {})
+            if (token := self._controller.token) and chosen.get("token") == token and chosen.get("url"):
+                self._controller = ControllerAddress(url=chosen["url"], token=token)
+                self.client.go_to(self._controller.url)
 
     def _dial(self) -> connect:
         headers = {"Authorization": f"Bearer {self._controller.token}"}

@@ -9,12 +9,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
+from pydantic import ValidationError
+
+from sojourn.errors import Invalid
 from sojourn.model.resources import Needs
-from sojourn.model.sessions import Mount, Program, SandboxKind, SessionSpec
+from sojourn.model.sessions import Cpu, Mount, Program, SandboxKind, SessionSpec
+from sojourn.sandbox.canary import User, canaries
+from sojourn.sandbox.folders import check_excludes
 
 CONNECTION_FILE = "{connection_file}"
 """Stands in argv for the kernel's own connection file, which the front writes."""
@@ -34,12 +41,15 @@ class Wishes:
     """What the kernelspec or the user's configuration asks for, beside a place.
 
     `shared` and `carried` are folders; `{cwd}` and `{home}` stand for the kernel's working folder and the user's home.
+    `mounts` are folders with more to be said of each, as `model.Mount` has it, and win over the two.
     """
 
     image: str | None = None
     sandbox: SandboxKind | None = None
     shared: tuple[str, ...] = ("{cwd}", "{home}")
     carried: tuple[str, ...] = ()
+    cpu: Cpu = "node"
+    mounts: tuple[Mapping[str, Any], ...] = ()
 
 
 ANYWHERE = Needs()
@@ -65,6 +75,7 @@ def kernel_spec(
         needs=needs,
         sandbox=wishes.sandbox,
         image=wishes.image,
+        cpu=wishes.cpu,
         mounts=mounts(wishes, cwd, kept.get("HOME", "")),
     )
 
@@ -112,17 +123,50 @@ def session_name(environment: Mapping[str, str], unique: str) -> str:
 
 
 def mounts(wishes: Wishes, cwd: str, home: str) -> tuple[Mount, ...]:
-    """The folders a kernel sees of its node. One inside another is left out; so is `/`, and what does not exist."""
-    known = {"{cwd}": cwd, "{home}": home}
-    carried = _outermost(known.get(path, path) for path in wishes.carried)
-    shared = _outermost(known.get(path, path) for path in wishes.shared)
+    """The folders a kernel sees of its node. One inside another of its mode is left out; so is `/`, and what does not
+    exist, but for those that are named in `mounts`. Raises Invalid for one of these that makes no sense."""
+
+    def meant(path: str) -> str:
+        return path.replace("{cwd}", cwd).replace("{home}", home)
+
+    def real(path: str) -> Path:
+        return Path(cwd, Path(meant(path)).expanduser()).resolve()
+
+    named = [_mount(entry, real) for entry in wishes.mounts]
+    carried = _outermost(real(path) for path in wishes.carried if meant(path))
+    shared = _outermost(real(path) for path in wishes.shared if meant(path))
+    taken = {mount.path for mount in named}
     return (
-        *(Mount(path=path, mode="shared") for path in shared if path not in carried),
-        *(Mount(path=path, mode="carried") for path in carried),
+        *(Mount(path=path, mode="shared") for path in shared if path not in taken.union(carried)),
+        *(Mount(path=path, mode="carried") for path in carried if path not in taken),
+        *named,
     )
 
 
-def _outermost(paths: Iterable[str]) -> list[str]:
-    real = sorted({Path(path).expanduser().resolve() for path in paths if path})
-    folders = [path for path in real if path.is_dir() and path != Path(path.anchor)]
+@contextmanager
+def witnessed(spec: SessionSpec, unique: str) -> Iterator[SessionSpec]:
+    """The spec, with what is seen on this machine of the folders that the kernel shares: a node whose folders of these
+    names are other ones will not start it. To last until it has started."""
+    here = [mount.path for mount in spec.mounts if mount.mode == "shared" and Path(mount.path).is_dir()]
+    with canaries(here, unique, User(spec.program.uid, spec.program.gid)) as seen:
+        met = [mount.model_copy(update={"seen": seen.get(mount.path)}) for mount in spec.mounts]
+        yield spec.model_copy(update={"mounts": tuple(met)})
+
+
+def _mount(entry: Mapping[str, Any], real: Callable[[str], Path]) -> Mount:
+    try:
+        mount = Mount.model_validate(dict(entry))
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        raise Invalid(
+            f"The folder {dict(entry)!r} among a kernel's `mounts` makes no sense: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            'Write {"path": "{cwd}", "mode": "shared", "carried" or "left", "exclude": ["*.zarr"]}.',
+        ) from wrong
+    check_excludes(mount)
+    return mount.model_copy(update={"path": str(real(mount.path))})
+
+
+def _outermost(paths: Iterable[Path]) -> list[str]:
+    folders = [path for path in sorted(set(paths)) if path.is_dir() and path != Path(path.anchor)]
     return [str(path) for path in folders if not any(other in path.parents for other in folders)]

@@ -12,33 +12,37 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager
 
 from sojourn.front.client import ensure, front_folder
+from sojourn.model.sessions import Cpu
 from sojourn.settings import Controller, write_private
 
 NAME = "sojourn"
 
 
-def kernel_json(launcher: str) -> dict[str, Any]:
-    """The kernelspec. Clients that know provisioners use ours; the others (VS Code) start the launcher."""
+def kernel_json(launcher: str, cpu: Cpu = "node") -> dict[str, Any]:
+    """The kernelspec. Clients that know provisioners use ours; the others (VS Code) start the launcher, in whose
+    environment the settings have to stand."""
+    config = {} if cpu == "node" else {"cpu": cpu}
     return {
+        **({"env": {"SOJOURN_CPU": cpu}} if config else {}),
         "argv": [launcher, "-f", "{connection_file}"],
         "display_name": f"Python {sys.version_info.major} (Sojourn)",
         "language": "python",
         "metadata": {
             "debugger": True,
             "supported_encryption": ["curve"],
-            "kernel_provisioner": {"provisioner_name": "sojourn-provisioner", "config": {}},
+            "kernel_provisioner": {"provisioner_name": "sojourn-provisioner", "config": config},
         },
     }
 
 
-def install(*, user: bool = True, prefix: str | None = None) -> Path:
+def install(*, user: bool = True, prefix: str | None = None, cpu: Cpu = "node") -> Path:
     """Install the kernelspec for the user, below `prefix` (an environment), or else in this environment.
 
-    An older one is replaced. Returns its folder.
+    An older one is replaced. `cpu`: which CPU its kernels may use. Returns its folder.
     """
     launcher = Path(sys.executable).with_name("sojourn-kernel" + (".exe" if sys.platform == "win32" else ""))
     with tempfile.TemporaryDirectory() as draft:
-        (Path(draft) / "kernel.json").write_text(json.dumps(kernel_json(str(launcher)), indent=1) + "\n")
+        (Path(draft) / "kernel.json").write_text(json.dumps(kernel_json(str(launcher), cpu), indent=1) + "\n")
         for logo in files("ipykernel").joinpath("resources").iterdir():
             if logo.name.startswith("logo-"):
                 (Path(draft) / logo.name).write_bytes(logo.read_bytes())

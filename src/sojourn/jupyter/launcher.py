@@ -14,15 +14,17 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from sojourn import embedded
 from sojourn.errors import Invalid, SojournError, Unknown, Unreachable
 from sojourn.front.client import FrontClient, ensure
-from sojourn.jupyter.kernel_session import CONNECTION_FILE, inside_session, kernel_spec
+from sojourn.jupyter.kernel_session import CONNECTION_FILE, Wishes, inside_session, kernel_spec, witnessed
+from sojourn.model.sessions import SessionStatus
+from sojourn.settings import kernels_cpu, kernels_mounts
 
 LOOK_SECONDS = 0.5
 """How often to look whether the kernel and the client still live."""
@@ -58,14 +60,17 @@ def run(connection_file: Path, rest: Sequence[str]) -> int:
     front = open_front()
     make_room(front, connection)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", CONNECTION_FILE, *rest]
-    spec = kernel_spec(command, os.environ, str(Path.cwd()), uuid.uuid4().hex)
-    session = front.open(spec, connection, "python", LEASE_SECONDS)
-    leave_will(session)
-    try:
-        return attend(front, session, wanted, parent)
-    finally:
-        with suppress(Unknown, Unreachable):
-            front.close(session)
+    wishes = Wishes(cpu=kernels_cpu(), mounts=kernels_mounts())
+    spec = kernel_spec(command, os.environ, str(Path.cwd()), uuid.uuid4().hex, wishes=wishes)
+    with ExitStack() as starting:
+        seen = starting.enter_context(witnessed(spec, uuid.uuid4().hex))
+        session = front.open(seen, connection, "python", LEASE_SECONDS)
+        leave_will(session)
+        try:
+            return attend(front, session, wanted, parent, starting.close)
+        finally:
+            with suppress(Unknown, Unreachable):
+                front.close(session)
 
 
 def read_connection(path: Path) -> dict[str, Any]:
@@ -77,8 +82,9 @@ def read_connection(path: Path) -> dict[str, Any]:
     return connection
 
 
-def attend(front: FrontClient, session: str, wanted: Signals, parent: int) -> int:
-    """Pass signals on and renew the lease until the kernel has ended (its exit code) or the client has (0)."""
+def attend(front: FrontClient, session: str, wanted: Signals, parent: int, started: Callable[[], object] = int) -> int:
+    """Pass signals on and renew the lease until the kernel has ended (its exit code) or the client has (0). `started`
+    is called when the session is seen to have started."""
     while os.getppid() == parent:
         try:
             for signum in wanted.take():
@@ -88,6 +94,8 @@ def attend(front: FrontClient, session: str, wanted: Signals, parent: int) -> in
         except Unreachable:
             front = open_front()
             continue
+        if kernel.status not in (None, SessionStatus.PENDING, SessionStatus.STARTING):
+            started()
         if not kernel.running:
             return 1 if kernel.exit_code is None else kernel.exit_code
         wanted.wait(LOOK_SECONDS)

@@ -57,7 +57,7 @@ def sojourn(line: str) -> Table:
     """Where this kernel runs, moving it, and letting it sleep, go back or branch.
 
     %sojourn nodes                     the nodes, and what they have
-    %sojourn where                     where this kernel is
+    %sojourn where                     where this kernel is, and whether it has a network
     %sojourn move PLACE                move it: a node (there), a label (gpu) or needs (mem>=64G cores>=8)
         --strategy auto|lazy|copy      how its memory travels; auto by default
         --dry-run                      say what would happen, and do nothing
@@ -174,9 +174,10 @@ def show_nodes(body: dict[str, Any]) -> Table:
 
 
 def show_place(body: dict[str, Any]) -> Table:
-    """`body`: {"session": SessionView}."""
-    session = body["session"]
-    return Table(f"{session['name'] or session['id']} is on {session['node']} ({session['status']}).", (), ())
+    """`body`: {"session": SessionView, "no_network": why it can't reach the outside, or empty}."""
+    session, closed = body["session"], body.get("no_network")
+    place = f"{session['name'] or session['id']} is on {session['node']} ({session['status']})."
+    return Table(f"{place}\nIt has no network: {closed}." if closed else place, (), ())
 
 
 def show_move(body: dict[str, Any]) -> Table:
@@ -186,7 +187,10 @@ def show_move(body: dict[str, Any]) -> Table:
     if move:
         frozen = move["report"]["frozen_s"]
         cost = f"frozen for {frozen:.2f} s" if frozen else "on its way"
-        return Table(f"{name} moved from {move['source']} to {move['target']} ({move['strategy']}): {cost}.", (), ())
+        left = move["report"].get("left")
+        behind = f"\nLeft behind, and {move['target']}'s own from here on: {', '.join(left)}." if left else ""
+        way = f"{move['source']} to {move['target']} ({move['strategy']})"
+        return Table(f"{name} moved from {way}: {cost}.{behind}", (), ())
     if not plan:
         return Table(f"{name} is on {session['node']} already.", (), ())
     return Table(f"{name}: {foretell(plan)}", (), ())
@@ -246,7 +250,19 @@ def foretell(plan: dict[str, Any]) -> str:
     reset = plan["connections_reset"]
     loss = f"\nThese connections would be reset: {', '.join(reset)}." if reset else ""
     way = f"{plan['source']} to {plan['target']} ({plan['strategy']})"
-    return f"it would move from {way}, frozen {frozen}, with {size}.{loss}"
+    closed = plan.get("no_network")
+    network = f"\nIt would have no network there: {closed}." if closed else ""
+    folders = "".join(f"\n{said}." for said in map(fate, plan.get("folders", ())))
+    return f"it would move from {way}, frozen {frozen}, with {size}.{loss}{network}{folders}"
+
+
+def fate(folder: dict[str, Any]) -> str:
+    """What becomes of a Folder at a move."""
+    if folder["mode"] == "carried":
+        return f"It carries {folder['path']}, {amount(folder['size_bytes'])}"
+    if folder["mode"] == "left":
+        return f"It leaves {folder['path']} behind, and would see the folder of that path there, or an empty one"
+    return f"{folder['path']} is the very same folder there"
 
 
 def gigabytes(count: float) -> str:

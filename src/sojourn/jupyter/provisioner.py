@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import CaselessStrEnum, Float, List, Unicode
+from traitlets import CaselessStrEnum, Dict, Float, List, Unicode
 
 from sojourn import embedded, placement
 from sojourn.client import Client
 from sojourn.errors import SandboxFailed, SessionLost, SojournError, Unknown, Unreachable
 from sojourn.front.client import FrontClient, ensure
-from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec
+from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec, witnessed
 from sojourn.model.resources import Needs
 from sojourn.model.sessions import SessionSpec, SessionStatus
-from sojourn.settings import configured_controller
+from sojourn.settings import configured_controller, kernels_cpu, kernels_mounts
 
 Answer = TypeVar("Answer")
 FRESH_SECONDS = 0.1
@@ -65,6 +65,14 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         config=True,
         help="What holds the kernel; None: runc where the node has it, else a plain process.",
     )
+    cpu = CaselessStrEnum(
+        ["node", "fleet"],
+        default_value=None,
+        allow_none=True,
+        config=True,
+        help="Which CPU the kernel may use: its node's with all it has, or what all nodes have, to go to each of them; "
+        "None: as the settings say.",
+    )
     shared = List(
         Unicode(),
         ["{cwd}", "{home}"],
@@ -72,6 +80,12 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         help="Folders of the node that the kernel uses directly; a node it moves to must have them.",
     )
     carried = List(Unicode(), config=True, help="Folders the kernel gets a copy of, which travels with it.")
+    mounts = List(
+        Dict(),
+        config=True,
+        help="Folders of which more is to be said: path, mode (shared, carried or left), and what a carried one is "
+        "copied without, as in a .gitignore: exclude.",
+    )
     lease_seconds = Float(600.0, config=True, help="How long the kernel lives on after its client has died.")
 
     session = ""
@@ -128,12 +142,13 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
                 self.log.warning("Session %s is gone; the kernel starts in a new one.", self.session)
                 self._leave()
         language = self.kernel_spec.language if self.kernel_spec else ""
-        self.session = self._ask(lambda front: front.open(spec, connection, language, self.lease_seconds))
-        self._over = threading.Event()
-        threading.Thread(target=self._keep_lease, args=(self.session, self._over), daemon=True).start()
-        if not configured_controller():
-            threading.Thread(target=self._mend, args=(self._over,), daemon=True).start()
-        self._await_sandbox()
+        with witnessed(spec, self.kernel_id) as seen:
+            self.session = self._ask(lambda front: front.open(seen, connection, language, self.lease_seconds))
+            self._over = threading.Event()
+            threading.Thread(target=self._keep_lease, args=(self.session, self._over), daemon=True).start()
+            if not configured_controller():
+                threading.Thread(target=self._mend, args=(self._over,), daemon=True).start()
+            self._await_sandbox()
 
     def _await_sandbox(self) -> None:
         """Until the session runs. What its node refuses, as an image it lacks, is an error of the start and not a
@@ -149,7 +164,8 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
             time.sleep(START_LOOK_SECONDS)
 
     def _spec(self, argv: list[str], environment: dict[str, str]) -> SessionSpec:
-        wishes = Wishes(self.image, self.sandbox, tuple(self.shared), tuple(self.carried))
+        shared, carried, cpu = tuple(self.shared), tuple(self.carried), self.cpu or kernels_cpu()
+        wishes = Wishes(self.image, self.sandbox, shared, carried, cpu, tuple(self.mounts) or kernels_mounts())
         return kernel_spec(argv, environment, str(self.cwd), self.kernel_id, self._needs(), wishes)
 
     def _needs(self) -> Needs:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sojourn import wire
-from sojourn.errors import MoveFailed, SojournError
+from sojourn.errors import DoesNotFit, Incompatible, MoveFailed, SojournError, from_wire
 from sojourn.lifecycle.events import DepartTo, SaveTo, Tell, WakeFrom
 from sojourn.lifecycle.state import Limits, Move, Save, Session, Wake
 from sojourn.model import MovePhase, SavePhase, SessionStatus, WakePhase
@@ -113,9 +113,12 @@ def failed_wake(wake: Wake, at: Moment, error: SojournError) -> Wake:
 
 
 def from_error(error: dict[str, str] | None) -> SojournError:
-    """The error as a MoveFailed that keeps what was said."""
+    """The error as a MoveFailed that keeps what was said; that a node won't do stays what it is, so that another one is
+    tried."""
     error = error or {}
-    return MoveFailed(error.get("message", "The move failed."), error.get("hint", ""))
+    said = from_wire(error)
+    kind = type(said) if isinstance(said, DoesNotFit | Incompatible) else MoveFailed
+    return kind(error.get("message", "The move failed."), error.get("hint", ""))
 
 
 def unreachable(node: str) -> SojournError:

@@ -10,10 +10,13 @@ from sojourn.model.checkpoints import (
     WakePhase,
     WakeView,
 )
-from sojourn.model.moves import MovePhase, MovePlan, MoveReport, MoveView, Strategy
+from sojourn.model.moves import MovePhase, MovePlan, MoveReport, MoveView, Obstacle, ObstacleKind, Strategy, Way
 from sojourn.model.nodes import Capabilities, Eviction, Load, NodeStatus, NodeView, SessionLoad
 from sojourn.model.resources import Needs, Resources
 from sojourn.model.sessions import (
+    Baseline,
+    Folder,
+    FolderMode,
     Inspection,
     Mount,
     Place,
@@ -22,13 +25,17 @@ from sojourn.model.sessions import (
     SessionSpec,
     SessionStatus,
     SessionView,
+    Sight,
 )
 
 __all__ = [
+    "Baseline",
     "Capabilities",
     "CheckpointKind",
     "CheckpointView",
     "Eviction",
+    "Folder",
+    "FolderMode",
     "Inspection",
     "Load",
     "Mount",
@@ -39,6 +46,8 @@ __all__ = [
     "Needs",
     "NodeStatus",
     "NodeView",
+    "Obstacle",
+    "ObstacleKind",
     "Place",
     "Program",
     "Resources",
@@ -50,8 +59,10 @@ __all__ = [
     "SessionSpec",
     "SessionStatus",
     "SessionView",
+    "Sight",
     "StorePass",
     "Strategy",
     "WakePhase",
     "WakeView",
+    "Way",
 ]

@@ -6,8 +6,29 @@ from enum import StrEnum
 from typing import Literal
 
 from sojourn.model.base import Word
+from sojourn.model.sessions import Folder
 
 Strategy = Literal["lazy", "copy"]
+
+ObstacleKind = Literal["arch", "cpu", "registers", "criu", "root", "live", "offline", "draining"]
+
+
+class Obstacle(Word):
+    """One reason why a session can't go from one node to another."""
+
+    kind: ObstacleKind
+    message: str
+    hint: str = ""
+    """What to do about it."""
+
+
+class Way(Word):
+    """From one node to another, for a session that is started on the source as any is: on its own root and CPU."""
+
+    source: str
+    target: str
+    obstacles: tuple[Obstacle, ...] = ()
+    """Every one; empty: it can go."""
 
 
 class MovePhase(StrEnum):
@@ -35,6 +56,10 @@ class MoveReport(Word):
     page_bytes: int = 0
     layer_bytes: int = 0
     connections_reset: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    """Folders that stayed behind: from here on the session sees the new node's own, as "/data (empty there)"."""
+    relayed: bool = False
+    """The source could not dial the target, so that what travelled went through the controller."""
     timeline: dict[str, float] = {}
     """Step -> seconds since the freeze, for whoever asks where the time went."""
 
@@ -71,8 +96,12 @@ class MovePlan(Word):
     """Why this strategy."""
     connections_reset: tuple[str, ...] = ()
     """Connections to the outside, as "tcp 10.0.0.1:5432"; each gets a reset, none hangs."""
+    no_network: str = ""
+    """Why the session would have no network at the target; empty: it would have one."""
     page_bytes: int = 0
     layer_bytes: int = 0
+    folders: tuple[Folder, ...] = ()
+    """The session's folders, and what becomes of each."""
     frozen_s: float | None = None
     """The predicted pause; None where nothing is known."""
     filled_s: float | None = None

@@ -49,6 +49,8 @@ class SessionLoad(Word):
     """Used since it came to this node; it grows."""
     network_bytes: int = 0
     """To and from the outside, since it came to this node; it grows."""
+    no_network: str = ""
+    """Why it has no way to the outside; empty: it has one."""
 
 
 class Eviction(Word):
@@ -85,6 +87,6 @@ class NodeView(Word):
     draining: str = ""
     """Why no session is brought there any more ("asked by ada", "aws takes it away"); empty: open."""
     address: str | None = None
-    """host:port where the agent listens for tunnels and moves; None when it only dials out."""
+    """host:port where the agent listens for tunnels and moves; None when it only dials out: the controller relays."""
     seen_at: float
     """Seconds since the epoch of its last sign of life."""

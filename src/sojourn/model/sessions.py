@@ -5,10 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import Field
+
 from sojourn.model.base import Word
 from sojourn.model.resources import Needs
 
 SandboxKind = Literal["runc", "process"]
+Cpu = Literal["node", "fleet"]
+"""Which CPU a session may use: its node's with all it has, or only what the fleet's nodes have in common."""
 
 
 class SessionStatus(StrEnum):
@@ -44,15 +48,51 @@ class Program(Word):
     gid: int = 0
 
 
+FolderMode = Literal["shared", "carried", "left"]
+
+
+class Sight(Word):
+    """What one machine sees of a folder, by which another one may know it (see `sandbox/canary.py`)."""
+
+    of: str = Field("", pattern=r"^[\w.-]*$")
+    """The name of a canary in it: the id of a move, or of a kernel that is to start."""
+    canary: str | None = None
+    """What that canary says."""
+    id: str | None = None
+    """The folder's own."""
+    stands_for: tuple[str, ...] = ()
+    """The ids of others that it is to be taken for."""
+    inode: int = 0
+    changed_ns: int = 0
+    """When it was last changed, in nanoseconds since 1970."""
+    entries: dict[str, int] = {}
+    """Some of what lies in it, and its inode."""
+
+
 class Mount(Word):
     """A folder of the node that the session sees at the same path.
 
-    `shared`: the folder itself (both nodes must have it). `carried`: a copy in the session's own writable layer
-    that travels with it.
+    `shared`: the folder itself; a node that the session moves to must have the very same one, which is made sure before
+    anything is frozen. `carried`: a copy in the session's own writable layer, which travels with it. `left`: the node's
+    own, whichever that is: after a move the new node's folder of that path, or an empty one.
     """
 
     path: str
-    mode: Literal["shared", "carried"] = "shared"
+    mode: FolderMode = "shared"
+    exclude: tuple[str, ...] = ()
+    """Of a carried folder: what the copy is made without, in patterns as a .gitignore has them."""
+    seen: Sight | None = None
+    """Of a shared folder: what is seen of it where the session was asked for, until it has started. A node that sees
+    another one does not start it."""
+
+
+class Baseline(Word):
+    """The CPU that a session was started for: less than its node's, so that it may go to other nodes too."""
+
+    flags: tuple[str, ...]
+    """The instructions it may use, as Linux names them; all that another node must have."""
+    env: dict[str, str] = {}
+    """What keeps its programs to them; it goes before their own environment."""
 
 
 class SessionSpec(Word):
@@ -65,6 +105,9 @@ class SessionSpec(Word):
     """None: runc where the node has it, else a plain process."""
     image: str | None = None
     """None: the node's own root, read-only below the session's writable layer."""
+    cpu: Cpu = "node"
+    baseline: Baseline | None = None
+    """With `cpu` "fleet": what that was when the session was started. The controller sets it, whatever is asked."""
     mounts: tuple[Mount, ...] = ()
     autostart: bool = True
     """Start the program with the sandbox, before any client comes."""
@@ -77,7 +120,7 @@ class Place(Word):
 
     node: str
     address: str
-    """host:port of the agent's data port."""
+    """host:port of the agent's data port; empty: only the controller's relay leads there."""
     ticket: str
     incarnation: int
     epoch: int
@@ -109,6 +152,16 @@ class SessionView(Word):
     """Why it failed, was lost, rolled back or went on from an older state; empty when all is well."""
 
 
+class Folder(Word):
+    """One of a session's folders, as a move would treat it."""
+
+    path: str
+    mode: FolderMode
+    size_bytes: int = 0
+    """Of a carried one: how much there is of it now. What the other node has kept of it since an earlier visit is not
+    sent again."""
+
+
 class Inspection(Word):
     """What the node that holds a session says of moving it, before anything is frozen."""
 
@@ -117,6 +170,7 @@ class Inspection(Word):
     """What would travel as pages."""
     layer_bytes: int = 0
     """What would travel as files."""
+    folders: tuple[Folder, ...] = ()
     processes: int = 0
     forked_sharing_bytes: int = 0
     """Memory shared copy-on-write between forks, which lazy pages would multiply."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from sojourn.baseline import beyond_holding, instructions, lacking
 from sojourn.errors import Immovable, Incompatible
-from sojourn.model import Capabilities, Inspection, Strategy
+from sojourn.model import Baseline, Capabilities, Inspection, Obstacle, Strategy
 
 _FREEZE_S = 0.095
 """Freeze, dump without pages, restore, thaw: what no session goes below."""
@@ -17,43 +20,106 @@ _GB = 1 << 30
 LET_GO = "Close it there, or end that process; then move."
 
 
-def compatible(source: Capabilities, target: Capabilities, image: str | None = None) -> None:
+def compatible(
+    source: Capabilities, target: Capabilities, image: str | None = None, baseline: Baseline | None = None
+) -> None:
     """Whether what was frozen at the source can run at the target. Raises Incompatible, naming the first thing that
-    differs; `image`: as in the session's spec (None: the node's own root)."""
+    differs; `image` and `baseline`: as in the session's spec (None: the node's own root, the node's own CPU)."""
+    for obstacle in mismatches(source, target, image, baseline):
+        raise Incompatible(obstacle.message, obstacle.hint)
+
+
+def mismatches(
+    source: Capabilities, target: Capabilities, image: str | None = None, baseline: Baseline | None = None
+) -> Iterator[Obstacle]:
+    """Everything that differs, and keeps what was frozen at the source from running at the target."""
     if source.arch != target.arch:
-        raise Incompatible(f"The target is {target.arch}, the session runs on {source.arch}.", _ANOTHER)
-    if missing := sorted(set(source.cpu_flags) - set(target.cpu_flags)):
-        raise Incompatible(f"The target's CPU lacks {', '.join(missing[:5])}, which the session may use.", _ANOTHER)
-    if target.xsave_bytes < source.xsave_bytes:
-        raise Incompatible(
-            f"The target's CPU saves {target.xsave_bytes} bytes of registers, the source's {source.xsave_bytes}.",
-            _ANOTHER,
+        yield Obstacle(
+            kind="arch", message=f"The target is {target.arch}, the session runs on {source.arch}.", hint=_SAME_ARCH
         )
+    elif baseline:
+        yield from _beside_baseline(baseline, target)
+    else:
+        yield from _lesser_cpu(source, target)
     if _version(source.criu)[:2] > _version(target.criu)[:2]:
-        raise Incompatible(
-            f"CRIU {target.criu or 'is missing'} at the target can't read images of CRIU {source.criu}.",
-            "Update CRIU there; `sojourn doctor` names the command.",
+        yield Obstacle(
+            kind="criu",
+            message=f"CRIU {target.criu or 'is missing'} at the target can't read images of CRIU {source.criu}.",
+            hint="Update CRIU there; `sojourn doctor` names the command.",
         )
     if image is None and source.root_id != target.root_id:
-        raise Incompatible(
-            "The two nodes' root file systems differ, and the session runs on its node's own.",
-            "Start sessions that are to move between machines from an image.",
+        yield Obstacle(kind="root", message=_other_root(source, target), hint=_FROM_IMAGE)
+
+
+def _beside_baseline(baseline: Baseline, target: Capabilities) -> Iterator[Obstacle]:
+    """How many registers the target saves is no matter: those that the session may use come with what is demanded."""
+    if missing := lacking(baseline, target):
+        yield Obstacle(
+            kind="cpu",
+            message=f"The target's CPU lacks {_few(missing)}, which the fleet had when the session was started.",
+            hint="Choose another node, or start a new session: it is born for the fleet as it is now.",
+        )
+    if beyond := beyond_holding(baseline, target):
+        yield Obstacle(
+            kind="cpu",
+            message=f"The target's CPU has {_few(beyond)}, which the session would use there and not find elsewhere.",
+            hint="Choose a node without, or start the session on one that has it.",
         )
 
 
-def wakeable(taken_on: Capabilities, target: Capabilities, image: str | None = None) -> None:
+def _lesser_cpu(source: Capabilities, target: Capabilities) -> Iterator[Obstacle]:
+    if missing := sorted(instructions(source.cpu_flags) - set(target.cpu_flags)):
+        yield Obstacle(
+            kind="cpu", message=f"The target's CPU lacks {_few(missing)}, which the session may use.", hint=_FOR_FLEET
+        )
+    if target.xsave_bytes < source.xsave_bytes:
+        yield Obstacle(
+            kind="registers",
+            message=f"The target's CPU saves {target.xsave_bytes} bytes of registers, the source's "
+            f"{source.xsave_bytes}: what the session holds in them might be lost.",
+            hint=_FOR_FLEET,
+        )
+    if 0 < source.xsave_bytes < target.xsave_bytes and "xsavec" not in source.cpu_flags:
+        yield Obstacle(  # glibc binds functions late with room on the stack that it measured once, with the plain xsave
+            kind="registers",
+            message=f"The target's CPU saves {target.xsave_bytes} bytes of registers, and the session has set aside "
+            f"{source.xsave_bytes}.",
+            hint=_FOR_FLEET,
+        )
+
+
+def _other_root(source: Capabilities, target: Capabilities) -> str:
+    return (
+        f"The two nodes' root file systems differ ({source.root_id[:8]} here, {target.root_id[:8]} there), and the "
+        "session runs on its node's own. Nodes tell no more of a root than whether it is the same."
+    )
+
+
+def _few(flags: list[str]) -> str:
+    more = len(flags) - _NAMED
+    return ", ".join(flags[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+_NAMED = 5
+"""So many flags stand in a sentence: the newer ones of a CPU come in dozens."""
+_SAME_ARCH = "Choose a node of the same architecture."
+_FOR_FLEET = 'Choose another node, or start sessions for the whole fleet (`cpu` = "fleet").'
+_FROM_IMAGE = "Start sessions that are to move between machines from an image."
+
+
+def wakeable(
+    taken_on: Capabilities, target: Capabilities, image: str | None = None, baseline: Baseline | None = None
+) -> None:
     """Whether a checkpoint can wake at the target. Raises Incompatible, naming the first thing that differs.
 
-    `taken_on`: what the checkpoint's node said of itself when it was saved; `image`: as in the session's spec.
+    `taken_on`: what the checkpoint's node said of itself when it was saved; `image` and `baseline`: as in the session's
+    spec.
     """
-    compatible(taken_on, target, image)
+    compatible(taken_on, target, image, baseline)
     way = "lazy" if "lazy" in taken_on.strategies else "copy"  # without userfaultfd pages are saved as CRIU's images
     if way not in target.strategies:
         reason = target.refusals.get(way) or target.refusals.get("runc") or "it has no runc sandboxes"
         raise Incompatible(f"The checkpoint can't wake there: {reason}.", "Run `sojourn doctor` there.")
-
-
-_ANOTHER = "Choose another node, or start the session on the lesser one."
 
 
 def possible(source: Capabilities, target: Capabilities) -> tuple[Strategy, ...]:

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sojourn.model import Inspection
+from sojourn.model.sessions import Folder, Mount
 from sojourn.movers.connections import outside_connections
 from sojourn.sandbox.base import Sandbox
+from sojourn.sandbox.folders import enclosing, standing
+from sojourn.sandbox.layer import Index, size_of
 
 MOST_SHARED_BYTES = 64 << 20
 """Forks that share more than this of their memory are copied through images: the pager would multiply it."""
@@ -27,11 +30,12 @@ _BLOCKING_FILES = {
 def inspect(sandbox: Sandbox) -> Inspection:
     """Called by the agent for `InspectSession`, and before a move. About 10 ms per GB of memory."""
     tasks = [task for task in (_look(pid) for pid in sandbox.pids()) if task]
-    root = sandbox.root_pid()
+    root, layer = sandbox.root_pid(), sandbox.layer.index()
     return Inspection(
         memory_bytes=sum(task["Pss"] for task in tasks),
         private_dirty_bytes=sum(task["Private_Dirty"] for task in tasks),
-        layer_bytes=sandbox.layer.size_bytes(),
+        layer_bytes=size_of(layer),
+        folders=tuple(_folder(mount, layer) for mount in standing(sandbox.plan.spec.mounts)),
         processes=len(tasks),
         forked_sharing_bytes=_forked_sharing([task["Shared_Dirty"] for task in tasks]),
         outside_connections=tuple(map(str, outside_connections(root))) if root else (),
@@ -44,9 +48,26 @@ def shares_memory(found: Inspection) -> bool:
     return found.forked_sharing_bytes > MOST_SHARED_BYTES
 
 
+def _folder(mount: Mount, layer: Index) -> Folder:
+    size = size_of(layer, mount.path.lstrip("/")) if mount.mode == "carried" else 0
+    return Folder(path=mount.path, mode=mount.mode, size_bytes=size)
+
+
 def blockers(sandbox: Sandbox) -> tuple[str, ...]:
     """What keeps the session from being moved, in a person's words."""
-    return tuple(sorted({reason for pid in sandbox.pids() for reason in _blockers(pid)}))
+    mounts = standing(sandbox.plan.spec.mounts)
+    leaves = any(mount.mode == "left" for mount in mounts)
+    found = {reason for pid in sandbox.pids() for reason in _blockers(pid)}
+    return tuple(sorted(found.union(*(_left_open(pid, mounts) for pid in sandbox.pids() if leaves))))
+
+
+def _left_open(pid: int, mounts: list[Mount]) -> Iterator[str]:
+    """What a process uses in folders that stay behind: another node has no such file. To stand in such a folder itself
+    is no harm, for the next node has one."""
+    for path in {*_links(pid), *_mapped(pid), *_standing_in(pid)}:
+        around = enclosing(path, mounts)
+        if around and around.mode == "left":
+            yield f"{_name(pid)} uses {path}, and {around.path} is left behind"
 
 
 def _forked_sharing(shared: list[int]) -> int:
@@ -83,6 +104,19 @@ def _name(pid: int) -> str:
         fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return f"process {fields['NSpid'].split()[-1]} ({fields['Name']})"
     return "a process"
+
+
+def _mapped(pid: int) -> set[str]:
+    """The files in its memory: libraries too (proc_pid_maps(5))."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
+        return {line.split(maxsplit=5)[5] for line in lines if line.count(" /")}
+    return set()
+
+
+def _standing_in(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        yield str(Path(f"/proc/{pid}/cwd").readlink())
 
 
 def _links(pid: int) -> Iterator[str]:

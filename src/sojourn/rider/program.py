@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 class Spec:
     """A checked `program` of the configuration or of a `start`; raises Invalid.
 
-    `paths`: where private files really lie, in a sandbox without a root of its own; said path -> real path.
+    `paths`: where private files really lie, in a sandbox without a root of its own; said path -> real path. `held`:
+    what each program of this session has in its environment, in spite of all it is told.
     """
 
     __slots__ = ("argv", "cwd", "env", "gid", "uid")
 
-    def __init__(self, body: dict[str, Any], paths: dict[str, str]) -> None:
+    def __init__(self, body: dict[str, Any], paths: dict[str, str], held: dict[str, str] | None = None) -> None:
         try:
             self.argv = [_told(str(word), paths) for word in body["argv"]]
             self.env = {str(name): _told(str(value), paths) for name, value in body.get("env", {}).items()}
+            self.env |= held or {}
             self.cwd = str(body.get("cwd") or "/")
             self.uid, self.gid = int(body.get("uid") or 0), int(body.get("gid") or 0)
         except (KeyError, TypeError, ValueError, AttributeError) as wrong:

@@ -37,7 +37,8 @@ class Rider:
         self._session: str = config["session"]
         self._ending = False
         self._paths: dict[str, str] = config.get("paths", {})
-        self._configured = Spec(config["program"], self._paths)
+        self._held: dict[str, str] = config.get("held", {})
+        self._configured = Spec(config["program"], self._paths, self._held)
         self._anchors: dict[str, Pump] = {}
         self._agents: list[LineSocket] = []
         self._fronts: list[LinePipe] = []
@@ -213,7 +214,7 @@ class Rider:
 
     def _do_start(self, _control: Control, message: dict[str, Any]) -> None:
         body = message.get("program")
-        self.start_program(Spec(body, self._paths) if body else None)
+        self.start_program(Spec(body, self._paths, self._held) if body else None)
 
     def _do_signal(self, _control: Control, message: dict[str, Any]) -> None:
         self.program.signal(signal.Signals(message["signum"]), bool(message.get("whole_group", True)))

@@ -6,5 +6,6 @@ runc       runc's: put together from
     cgroups    freezing, holding, limits, killing         layer      the writable layer and its deltas
     network    the namespace                              way_out    pasta
     mounts     removal that never reaches through one     syscalls   what Python lacks
+    seccomp    which system calls a session may make
 criu_path  which CRIU
 """

@@ -37,6 +37,8 @@ class SandboxPlan(Word):
     """The rider's zipapp on the node (`sojourn.rider.build.build_rider`); `create` copies it in."""
     hidden: tuple[str, ...] = ()
     """Folders of the node that a session must not see, beside those Sojourn knows of (see `rootfs.hidden_folders`)."""
+    kept: str | None = None
+    """The node's folder for layers of sessions that have left (`kept_layers`); None: none is kept."""
 
 
 class Sandbox(ABC):

@@ -26,7 +26,7 @@ import shutil
 import stat
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ _OPAQUE = "trusted.overlay.opaque"
 
 
 class Layer:
-    """A folder that is, or is to be, the upper layer of an overlay. `skip`: absolute paths that are left out."""
+    """A folder that is, or is to be, the upper layer of an overlay. `skip`: absolute paths that are left out, and
+    `excludes`: those of which it says so."""
 
-    def __init__(self, folder: Path, skip: Collection[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, skip: Collection[str] = (), excludes: Callable[[str, bool], bool] | None = None
+    ) -> None:
         self.folder = folder
-        self._skip = frozenset(skip)
+        self._skip, self._excludes = frozenset(skip), excludes
 
     def index(self) -> Index:
         """Every path in the layer, parents first, and its stamp. About 5 µs per path."""
@@ -78,16 +81,16 @@ class Layer:
                 there = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if entry.path in self._skip:
-                continue
             path = prefix + entry.name
+            if entry.path in self._skip or (self._excludes and self._excludes(path, stat.S_ISDIR(there.st_mode))):
+                continue
             index[path] = _stamp(there, now)
             if stat.S_ISDIR(there.st_mode):
                 self._scan(entry.path, path + "/", index, now)
 
     def size_bytes(self) -> int:
         """How much a first delta would carry."""
-        return sum(stamp[2] for stamp in self.index().values() if stat.S_ISREG(stamp[0]))
+        return size_of(self.index())
 
     def delta(
         self, since: Mapping[str, Stamp], until: Mapping[str, Stamp] | None = None, always: Collection[str] = ()
@@ -126,12 +129,25 @@ class Layer:
             if gone.errno not in _MOVED_AWAY:
                 raise
 
-    def apply(self, stream: Iterable[bytes]) -> int:
+    def apply(self, stream: Iterable[bytes], index: Index | None = None) -> int:
         """Carry a delta out on this layer, which must not be mounted. Returns the bytes of content written.
+
+        `index`, if given, was the layer's and is made so again. Nobody else may write to the layer meanwhile, nor in
+        the hundredth of a second after: no file in it counts as young.
 
         Raises SandboxFailed for a stream that was cut off or leads out of the layer.
         """
-        return _Application(self.folder).run(_Reader(stream))
+        application = _Application(self.folder)
+        written = application.run(_Reader(stream))
+        if index is not None:
+            application.correct(index)
+        return written
+
+
+def size_of(index: Index, folder: str = "") -> int:
+    """Bytes of the files in a layer, or of those below one of its folders."""
+    below = folder and folder.rstrip("/") + "/"
+    return sum(stamp[2] for path, stamp in index.items() if stat.S_ISREG(stamp[0]) and path.startswith(below))
 
 
 # ── sending ──
@@ -140,6 +156,17 @@ class Layer:
 def _stamp(there: os.stat_result, now: int) -> Stamp:
     stamp = (there.st_mode, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
     return (*stamp, now) if there.st_ctime_ns > now - YOUNG_NS else stamp
+
+
+def _settled(there: os.stat_result) -> Stamp:
+    """Of a file that nobody writes to."""
+    return _stamp(there, there.st_ctime_ns + YOUNG_NS)
+
+
+def _forget(index: Index, path: str) -> None:
+    index.pop(path, None)
+    for below in [known for known in index if known.startswith(path + "/")]:
+        del index[below]
 
 
 def _topmost(paths: Iterable[str]) -> Iterator[str]:
@@ -264,10 +291,12 @@ class _Application:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._folder_times: dict[Path, int] = {}
+        self._touched: dict[str, None] = {}
         self._written = 0
 
     def run(self, reader: _Reader) -> int:
         for record in reader.records():
+            self._touched[record.get("gone") or record.get("link") or record["path"]] = None
             if "gone" in record:
                 self._clear(self._place(record["gone"]))
             elif "link" in record:
@@ -278,6 +307,17 @@ class _Application:
             with contextlib.suppress(FileNotFoundError):  # removed by a later record
                 os.utime(folder, ns=(mtime_ns, mtime_ns))
         return self._written
+
+    def correct(self, index: Index) -> None:
+        """Bring the layer's index up to what has been done; folders that were only gone through have a new time too."""
+        passed = [str(folder.relative_to(self._folder)) for folder in self._folder_times]
+        for path in (*passed, *self._touched):
+            try:
+                there = (self._folder / path).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                _forget(index, path)
+            else:
+                index[path] = _settled(there)
 
     def _link(self, record: dict[str, Any]) -> None:
         place = self._place(record["link"])

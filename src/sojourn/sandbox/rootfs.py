@@ -15,13 +15,15 @@ import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from sojourn import settings
-from sojourn.errors import Incompatible, SandboxFailed
+from sojourn.errors import DoesNotFit, Incompatible, SandboxFailed
+from sojourn.model.sessions import Mount
 from sojourn.sandbox import syscalls
-from sojourn.sandbox.layer import Layer
+from sojourn.sandbox.folders import excluding
+from sojourn.sandbox.layer import Layer, size_of
 from sojourn.sandbox.mounts import mounts_below, remove_tree
 
 WHITEOUT = stat.S_IFCHR
@@ -31,6 +33,10 @@ OPAQUE = "trusted.overlay.opaque"
 _FIRST_PERSON = 1000
 """Lower user numbers belong to services, which keep no settings of Sojourn's."""
 _OPTIONS_LIMIT = 4095
+ROOM_LEFT_BYTES = 256 << 20
+"""What a node's disk must have free when all is there: a full one stops everybody."""
+_MB = 1_000_000
+_LIGHTER = "Exclude what the session does not need, share the folder or leave it, or choose another node."
 _OVERLAY = "index=off,metacopy=off,redirect_dir=off"
 """All three would write references to this very file system into the layer, which has to travel."""
 
@@ -49,14 +55,18 @@ class RootFilesystem:
             part.mkdir(exist_ok=True)
             part.chmod(0o755)  # whatever the umask: the layer's mode is that of the session's `/`
 
-    def carry(self, path: str, hidden: Iterable[str]) -> None:
-        """Copy a folder of the node into the layer, where it stands alone: nothing below shines through."""
-        real = Path(os.path.realpath(path))
+    def carry(self, folder: Mount, skip: Collection[str]) -> None:
+        """Copy a folder of the node into the layer, where it stands alone: nothing below shines through. Raises
+        DoesNotFit, having copied nothing, when the disk has no room for it."""
+        real = Path(os.path.realpath(folder.path))
+        original = Layer(real, skip, excluding(folder) if folder.exclude else None)
+        index = original.index()
+        require_room(shutil.disk_usage(self.upper).free, size_of(index), f"the folder {folder.path}", _LIGHTER)
         place = self.upper
         for part in real.parts[1:]:
             place = place / part
             _mirror(Path("/", place.relative_to(self.upper)), place)
-        Layer(place).apply(Layer(real, skip={*hidden}).delta({}))
+        Layer(place).apply(original.delta({}, index))
         os.setxattr(place, OPAQUE, b"y")
         _mirror(real, place)
 
@@ -188,6 +198,15 @@ def resolve_inside(root: Path, path: str) -> Path:
         else:
             place = step
     raise SandboxFailed(f"{path} in {root} goes round in symbolic links.")
+
+
+def require_room(free_bytes: int, size_bytes: int, what: str, hint: str = "") -> None:
+    """Whether so much more fits on a disk. Raises DoesNotFit."""
+    if size_bytes > max(free_bytes - ROOM_LEFT_BYTES, 0):
+        raise DoesNotFit(
+            f"There is no room for {what}: {size_bytes / _MB:,.0f} MB, and {free_bytes / _MB:,.0f} MB are free.",
+            hint or "Free some there, or choose another node.",
+        )
 
 
 # ── what is hidden ──

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import signal
@@ -19,27 +20,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sojourn.errors import Incompatible, Invalid, SandboxFailed, Unreachable
-from sojourn.model.sessions import Mount
+from sojourn.sandbox import folders, syscalls
 from sojourn.sandbox import spec as specs
-from sojourn.sandbox import syscalls
 from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, end_of_open, own_python, write_json
+from sojourn.sandbox.canary import User, look, require_same
 from sojourn.sandbox.cgroups import Cgroups, Hierarchies, Limits, open_cgroups
+from sojourn.sandbox.kept_layers import KeptLayers
 from sojourn.sandbox.layer import Layer
 from sojourn.sandbox.mounts import make_folder, remove_tree
 from sojourn.sandbox.network import Network
-from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of
+from sojourn.sandbox.rootfs import RootFilesystem, find_in, hidden_folders, lower_of, resolve_inside
 from sojourn.sandbox.way_out import NAMESERVER, WayOut
 
 START_SECONDS = 15.0
 _RUNC_SECONDS = 30.0
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/opt/conda/bin/python3", "/opt/venv/bin/python3")
-_RESERVED = ("/", "/proc", "/sys", "/dev", "/run")
 
 
 def runc_missing() -> str | None:
@@ -54,6 +55,8 @@ def runc_missing() -> str | None:
         return "this root may not mount: CAP_SYS_ADMIN was taken from it, as in most containers"
     if "\toverlay\n" not in Path("/proc/filesystems").read_text():
         return "the kernel has no overlay file system"
+    if not Path("/proc/sys/kernel/seccomp").exists():
+        return "the kernel has no seccomp filters"
     mounted = Hierarchies.mounted()
     return None if "freezer" in mounted.v1 or mounted.v2 else "no cgroup freezer is mounted"
 
@@ -89,8 +92,23 @@ class RuncSandbox(Sandbox):
     def binds(self) -> dict[str, str]:
         """Mount point inside -> folder of the node: what a mover must declare external. The mount points are those the
         session was born with, wherever it is now."""
-        shared = {mount.path for mount in self.plan.spec.mounts if mount.mode == "shared"}
-        return {point: point if point in shared else self._nothing for point in self.facts["binds"]}
+        modes = {mount.path: mount.mode for mount in self.plan.spec.mounts}
+        return {point: self._behind(point, modes.get(point)) for point in self.facts["binds"]}
+
+    def _behind(self, point: str, mode: str | None) -> str:
+        if mode == "carried":  # not by way of the root, in which the folder around it is mounted already
+            return str(resolve_inside(self.files.upper, point))
+        return point if mode else self._nothing
+
+    @property
+    def shared(self) -> list[str]:
+        """The folders that must be the very same ones on each node."""
+        return [mount.path for mount in folders.standing(self.plan.spec.mounts) if mount.mode == "shared"]
+
+    @property
+    def user(self) -> User:
+        """Whose program it is, and whose rights to files it has."""
+        return User(self.plan.spec.program.uid, self.plan.spec.program.gid)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -111,12 +129,12 @@ class RuncSandbox(Sandbox):
             self._check_point(point)
         self.facts["binds"] = list(origin["binds"])
         for point, outside in self.binds.items():
-            if outside == self._nothing:
+            if outside != point:
                 make_folder(Path(point))
         self.record()
 
     def _check_point(self, point: str) -> None:
-        shared = [Path(mount.path) for mount in self.plan.spec.mounts if mount.mode == "shared"]
+        shared = [Path(mount.path) for mount in self.plan.spec.mounts if mount.mode != "carried"]
         plain = os.path.normpath(point) == point and any(Path(point).is_relative_to(folder) for folder in shared)
         there = Path(point).is_dir()
         if plain and (there or any(Path(point).resolve().is_relative_to(folder.resolve()) for folder in shared)):
@@ -135,8 +153,10 @@ class RuncSandbox(Sandbox):
 
     def create(self, mount: bool = True) -> None:
         spec = self.plan.spec
-        for folder in spec.mounts:
-            _check_mount(folder, spec.files)
+        folders.check(spec.mounts, spec.files)
+        folders.require(spec.mounts, self.plan.node, born=mount)
+        if mount:
+            self._meet_asked_for()
         lower, image = lower_of(spec.image)
         python = _python_in(lower)
         self.facts |= {"lower": lower, "image": image, "binds": self._native_binds()}
@@ -146,15 +166,48 @@ class RuncSandbox(Sandbox):
         self.network.create()
         self._way_out.begin()
         self.cgroups.create(Limits(spec.needs.memory_bytes, spec.needs.cores))
-        write_json(self.config, specs.oci_config(spec.name or self.plan.session, self._node_facts(python)))
+        name, held = spec.name or self.plan.session, specs.held_to(spec)
+        write_json(self.config, specs.oci_config(name, self._node_facts(python), held))
+        for folder in spec.mounts:
+            if folder.mode == "left":
+                folders.make_for(Path(folder.path), spec.program.uid, spec.program.gid)
         if mount:
-            for folder in spec.mounts:
-                if folder.mode == "carried":
-                    self.files.carry(folder.path, self._hidden)
+            self._carry()
             self.mount()
             self._furnish()
         else:
             self._note_way_out()
+
+    def _meet_asked_for(self) -> None:
+        """Whether the folders that the session shares are those of whoever asked for it."""
+        known = {one.path: one.seen for one in self.plan.spec.mounts if one.mode == "shared" and one.seen}
+        for path, sight in known.items():
+            seen = look([path], self.user, sight.of)
+            require_same({path: sight}, "the machine that asks for it", seen, f"node {self.plan.node}")
+
+    def _carry(self) -> None:
+        """Copy what the session is to carry. A folder in it that is another one's affair is left out of the copy."""
+        mounts = folders.standing(self.plan.spec.mounts)
+        for folder in mounts:
+            if folder.mode == "carried":
+                inner = {one.path for one in mounts if one.path != folder.path}
+                self.files.carry(folder, inner.union(self._hidden))
+
+    # ── its layer, when it comes back ──
+
+    def keep_layer(self, move: str) -> None:
+        """Called by a mover when the session has left for good: another one may bring it back. The rest of the sandbox
+        is left for its owner to remove."""
+        if self.plan.kept:
+            self.kill()
+            with contextlib.suppress(OSError):  # the move is done all the same
+                self.files.unmount()
+                KeptLayers(Path(self.plan.kept)).keep(self.plan.session, move, self.files.upper)
+
+    def take_layer(self, move: str) -> bool:
+        """Called by a mover before anything of the layer has come: begin with what left this node by a move."""
+        kept = self.plan.kept
+        return kept is not None and KeptLayers(Path(kept)).take(self.plan.session, move, self.files.upper)
 
     def mount(self) -> None:
         self.files.mount(self.facts["lower"], self._hidden)
@@ -171,6 +224,7 @@ class RuncSandbox(Sandbox):
             cgroups_path=self.cgroups.box_path,
             python=python,
             binds=self.binds,
+            machine=platform.machine(),
         )
 
     def _furnish(self) -> None:
@@ -313,20 +367,6 @@ def _is_mighty() -> bool:
     """Whether this process has CAP_SYS_ADMIN, number 21 of capabilities(7)."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return bool(found and int(found[1], 16) >> 21 & 1)
-
-
-def _check_mount(mount: Mount, files: Iterable[str]) -> None:
-    if os.path.normpath(mount.path) != mount.path or not mount.path.startswith("/"):
-        raise Invalid(f"{mount.path!r} can't be mounted: it is not a plain absolute path.")
-    if mount.path in _RESERVED or mount.path.startswith(("/proc/", "/sys/", "/dev/", specs.INSIDE)):
-        raise Invalid(f"{mount.path!r} can't be mounted: a sandbox has its own.", "Name the folder with your files.")
-    inside = [path for path in files if mount.mode == "shared" and Path(path).is_relative_to(mount.path)]
-    if inside:
-        raise Invalid(
-            f"The private file {inside[0]!r} would lie in the shared folder {mount.path}.", "Put it elsewhere."
-        )
-    if not Path(mount.path).is_dir():
-        raise Incompatible(f"This node has no folder {mount.path}.", "Make it there, or choose another node.")
 
 
 def _python_in(lower: list[str]) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sojourn.model.sessions import Program, SessionSpec
+from sojourn.model.sessions import Mount, Program, SessionSpec
+from sojourn.sandbox import seccomp
+from sojourn.sandbox.folders import enclosing, is_inside, standing
 
 INSIDE = "/run/sojourn"
 """Where the rider lives inside: its program, configuration, verb socket, spool and logs. Travels with the layer."""
@@ -40,7 +42,6 @@ SPOOL_MEMORY_BYTES = 1 << 20
 SPOOL_DISK_BYTES = 256 << 20
 
 CAPABILITIES = (
-    "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
@@ -68,31 +69,39 @@ class NodeFacts:
     """The interpreter that runs the rider, as seen inside."""
     binds: Mapping[str, str]
     """Folder inside -> folder of the node: the shared folders, and empty ones over what they would give away."""
+    machine: str
+    """As uname says it: `x86_64`."""
 
 
-def oci_config(name: str, facts: NodeFacts) -> dict[str, Any]:
-    """config.json (OCI runtime specification 1.0) of a sandbox named `name`."""
+def oci_config(name: str, facts: NodeFacts, held: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """config.json (OCI runtime specification 1.0) of a sandbox named `name`. `held`: what keeps a session to its
+    baseline, which the rider has to keep to as well: it goes where the session goes."""
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname(name),
-        "process": _process(facts.python),
+        "process": _process(facts.python, held or {}),
         "root": {"path": facts.rootfs, "readonly": False},
         "mounts": [*_mounts(), *(_bind(inside, outside) for inside, outside in facts.binds.items())],
         "linux": {
             "cgroupsPath": facts.cgroups_path,
             "namespaces": [*({"type": kind} for kind in _NAMESPACES), {"type": "network", "path": facts.netns}],
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "seccomp": seccomp.profile(CAPABILITIES, facts.machine),
         },
     }
 
 
-def _process(python: str) -> dict[str, Any]:
+def _process(python: str, held: Mapping[str, str]) -> dict[str, Any]:
     return {
         "terminal": False,
         "user": {"uid": 0, "gid": 0},
         # Isolated and without site: quicker, smaller, and nothing of the session's files gets in.
         "args": [python, "-I", "-S", "-B", "-c", BOOT],
-        "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
+        "env": [
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+            *(f"{name}={value}" for name, value in held.items()),
+        ],
         "cwd": "/",
         "capabilities": {kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
         "noNewPrivileges": True,
@@ -125,6 +134,7 @@ def rider_config(session: str, spec: SessionSpec) -> dict[str, Any]:
         "announce": None,
         "socket": f"{INSIDE}/verbs.sock",
         "program": program_config(spec.program),
+        "held": held_to(spec),
         "autostart": spec.autostart,
         "spool": spool_config(f"{INSIDE}/spool"),
         "log": LOG,
@@ -140,6 +150,11 @@ def program_config(program: Program) -> dict[str, Any]:
     return {**program.model_dump(mode="json"), "env": {"UV_USE_IO_URING": "0", **program.env}}
 
 
+def held_to(spec: SessionSpec) -> dict[str, str]:
+    """The variables that keep a session to the CPU it was started for; none where that is its node's own."""
+    return spec.baseline.env if spec.baseline else {}
+
+
 def spool_config(folder: str) -> dict[str, Any]:
     return {"folder": folder, "memory_bytes": SPOOL_MEMORY_BYTES, "disk_bytes": SPOOL_DISK_BYTES}
 
@@ -150,22 +165,29 @@ def hostname(name: str) -> str:
     return kept or "session"
 
 
-def binds(spec: SessionSpec, hidden: Iterable[str], nothing: str) -> dict[str, str]:
-    """Folder inside -> folder of the node: the shared folders, and `nothing`, an empty one, over the hidden folders
+def binds(spec: SessionSpec, hidden: Iterable[str], nothing: str, root: str = "") -> dict[str, str]:
+    """Folder inside -> folder of the node: the shared folders and those to be left; where something is carried that
+    lies in one of them, its copy below `root`, the session's own; and `nothing`, an empty one, over the hidden folders
     that lie in them, where no mask reaches."""
-    shared = outermost(mount.path for mount in spec.mounts if mount.mode == "shared")
-    covered = outermost(path for path in hidden if any(_is_inside(path, folder) for folder in shared))
-    return {**{folder: folder for folder in shared}, **dict.fromkeys(covered, nothing)}
+    mounts = standing(spec.mounts)
+    bound: dict[str, str] = {}
+    for mount in mounts:
+        if mount.mode != "carried":
+            bound[mount.path] = mount.path
+        elif _is_bound(enclosing(mount.path, mounts)):
+            bound[mount.path] = root + mount.path
+    covered = outermost(path for path in hidden if path in bound or _is_bound(enclosing(path, mounts)))
+    return {**bound, **dict.fromkeys(covered, nothing)}
+
+
+def _is_bound(mount: Mount | None) -> bool:
+    return mount is not None and mount.mode != "carried"
 
 
 def outermost(folders: Iterable[str]) -> list[str]:
     """Without those that lie inside another: a mount in a covered folder would have no place to be restored at."""
     kept: list[str] = []
     for folder in sorted(folders):
-        if not any(_is_inside(folder, outer) for outer in kept):
+        if not any(is_inside(folder, outer) for outer in kept):
             kept.append(folder)
     return kept
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -45,6 +45,14 @@ def leave_namespaces(kinds: int) -> None:
     _check(_libc.unshare(kinds), "unshare")
 
 
+def act_as(uid: int, gid: int) -> None:
+    """setfsuid(2), setfsgid(2): this thread has the user's rights to files from here on. For one that soon ends."""
+    _libc.setfsgid(gid)
+    _libc.setfsuid(uid)
+    if _libc.setfsuid(-1) != uid:  # they tell of no error; -1 changes nothing and says what is
+        raise PermissionError(f"this process may not act as user {uid}")
+
+
 def open_beneath(folder: int, path: str) -> int:
     """openat2(2): a file below an open folder, for reading. No symbolic link is followed anywhere on the way (ELOOP),
     so who can rename things below the folder meanwhile can't lead out of it. Does not wait for a FIFO's writer."""

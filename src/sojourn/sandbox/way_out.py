@@ -27,6 +27,11 @@ _OPTIONS = (
 )
 
 
+def no_way_out() -> str:
+    """Why no sandbox of this node has a network; "" when one can have."""
+    return "" if shutil.which("pasta") else "pasta is not installed"
+
+
 class WayOut:
     """The pasta of one namespace, told by its command line. Without it a sandbox has its loopback and nothing else."""
 
@@ -36,7 +41,7 @@ class WayOut:
 
     def begin(self) -> None:
         """Start it; `finish` waits. In between other things can be made ready."""
-        if shutil.which("pasta"):
+        if not no_way_out():
             # Without --runas it would become nobody, who may not enter a namespace of root's.
             self._starting = subprocess.Popen(
                 ["pasta", "--netns", str(self._netns), *_OPTIONS, "--runas", "0"],
@@ -50,7 +55,7 @@ class WayOut:
         """Wait until it is open. Returns why it is not; "" when all is well."""
         starting, self._starting = self._starting, None
         if starting is None:
-            return "pasta is not installed"
+            return no_way_out()
         try:
             _, words = starting.communicate(timeout=_START_SECONDS)
         except subprocess.TimeoutExpired:

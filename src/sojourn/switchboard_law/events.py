@@ -58,7 +58,8 @@ class ProgramExited:
 @dataclass(frozen=True, slots=True)
 class SessionChanged:
     """`moving`: a move is under way. `frozen`: nothing of the session runs. `asleep`: it sleeps, is falling asleep, or
-    has not woken entirely. `rewound`: it went on from an older state than clients have seen, in words for them."""
+    has not woken entirely. `rewound`: it went on from an older state than clients have seen, or without some of its
+    folders, in words for them."""
 
     node: str | None
     moving: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import time
 from dataclasses import replace
@@ -23,6 +24,10 @@ from sojourn.movers.haste import hastened
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.target import listen
 from sojourn.movers.parcels import Parcels
+from sojourn.sandbox import canary
+from sojourn.sandbox.folders import own_of
+from sojourn.sandbox.kept_layers import remember
+from sojourn.sandbox.layer import Index, size_of
 from sojourn.sandbox.runc import RuncSandbox
 
 _MEETING_SECONDS = 10.0
@@ -35,6 +40,8 @@ class CriuArrival(CriuRevival):
     def __init__(self, sandbox: RuncSandbox, move: str, strategy: Strategy, *, tell: Tell, note: Note) -> None:
         super().__init__(sandbox, move, strategy, tell=tell, note=note)
         self._same_kernel = False
+        self._came: Index = {}
+        """The layer as it came, for the day the session leaves again."""
 
     @classmethod
     def recover(
@@ -84,6 +91,7 @@ class CriuArrival(CriuRevival):
             self._thaw(criu, outside, zero, filling)
         if filling:
             filling.result()
+        remember(self._sandbox.folder, self._move, self._came)
         self._finish()
 
     def _greet(self, parcels: Parcels, link: Link, stack: contextlib.ExitStack) -> Lines | None:
@@ -93,7 +101,17 @@ class CriuArrival(CriuRevival):
         self._same_kernel = hello["boot"] == boot_id()
         path = meeting_place(self._move)
         listener = stack.enter_context(listen(path))
-        parcels.send(meet=str(path) if self._same_kernel else None, pager=self._pager is not None)
+        self._report = self._report.model_copy(update={"left": own_of(self._sandbox.plan.spec.mounts)})
+        kept = self._sandbox.take_layer(hello["came_by"])
+        self._came = self._sandbox.layer.index() if kept else {}
+        parcels.send(
+            meet=str(path) if self._same_kernel else None,
+            pager=self._pager is not None,
+            node=self._sandbox.plan.node,
+            shared=self._look_at_folders(),
+            kept=size_of(self._came) if kept else None,
+            free=shutil.disk_usage(self._sandbox.folder).free,
+        )
         agreed = parcels.receive()
         self._paged = agreed["paged"]
         if agreed["direct"]:
@@ -104,6 +122,12 @@ class CriuArrival(CriuRevival):
         if self._paged:
             self._hand_on_connections([link.open() for _ in range(PAGE_CONNECTIONS)])
         return None
+
+    def _look_at_folders(self) -> dict[str, Any]:
+        """What is seen here of the folders that have to be the source's very own."""
+        sandbox = self._sandbox
+        seen = canary.look(sandbox.shared, sandbox.user, self._move)
+        return {path: sight.model_dump(mode="json") for path, sight in seen.items()}
 
     def _hand_on_connections(self, connections: list[socket.socket]) -> None:
         numbers = [connection.fileno() for connection in connections]
@@ -127,7 +151,7 @@ class CriuArrival(CriuRevival):
         while True:
             kind = parcels.expect("layer")
             stream = parcels.receive_stream()
-            written += self._sandbox.layer.apply(stream)
+            written += self._sandbox.layer.apply(stream, self._came)
             for _ in stream:
                 raise MoveFailed("More of the writable layer came than it holds.")
             if kind == "last":

@@ -6,9 +6,10 @@ import contextlib
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from sojourn.errors import MoveFailed
-from sojourn.model import Strategy
+from sojourn.model import Sight, Strategy
 from sojourn.movers.base import Facts, HangUp, Link, Note, Tell
 from sojourn.movers.connections import Connection
 from sojourn.movers.criu import images
@@ -18,7 +19,10 @@ from sojourn.movers.inspection import inspect, shares_memory
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.parcels import Parcels
 from sojourn.movers.processes import start_module
+from sojourn.sandbox import canary
+from sojourn.sandbox.kept_layers import remembered
 from sojourn.sandbox.layer import Index
+from sojourn.sandbox.rootfs import require_room
 from sojourn.sandbox.runc import RuncSandbox
 from sojourn.wire import SessionSent
 
@@ -57,6 +61,7 @@ class CriuDeparture(CriuStandstill):
         departure = cls(sandbox, move, strategy, tell=tell, note=note, hang_up=hang_up)
         departure._remember(facts)
         departure.resumed = facts.get("phase") != "sent"
+        canary.forget(sandbox.shared, move, sandbox.user)
         return departure
 
     def _go(self, link: Link | None) -> None:
@@ -64,9 +69,9 @@ class CriuDeparture(CriuStandstill):
             raise MoveFailed(f"Session {self._name} can't be moved without a connection to its target.")
         parcels = Parcels(link.socket)
         with contextlib.ExitStack() as stack:
-            meeting = self._greet(parcels, stack)
+            meeting, sent = self._greet(parcels, stack)
             source = None if meeting else self._start_page_source(link, stack)
-            sent = self._send_layer_ahead(parcels)
+            sent = self._send_layer_ahead(parcels, sent)
 
             def beside() -> None:
                 self._send_beside_dump(parcels, sent, meeting or source)
@@ -74,10 +79,19 @@ class CriuDeparture(CriuStandstill):
             with self._standing_still(beside) as outside:
                 self._send_session(parcels, meeting, outside)
 
-    def _greet(self, parcels: Parcels, stack: contextlib.ExitStack) -> Lines | None:
-        """Agree on the way the memory goes: over a Unix socket when both are on one machine, else None."""
-        parcels.send(move=self._move, strategy=self._strategy, boot=boot_id(), origin=self._sandbox.origin)
-        answer, meeting = parcels.receive(), None
+    def _greet(self, parcels: Parcels, stack: contextlib.ExitStack) -> tuple[Lines | None, Index]:
+        """Agree on the way the memory goes: over a Unix socket when both are on one machine, else None; and on what of
+        the layer need not be sent. Raises Incompatible when a folder that the session shares is another one there, and
+        DoesNotFit."""
+        sandbox, (came_by, came), meeting = self._sandbox, remembered(self._sandbox.folder), None
+        with canary.canaries(sandbox.shared, self._move, sandbox.user) as seen:
+            parcels.send(
+                move=self._move, strategy=self._strategy, boot=boot_id(), origin=sandbox.origin, came_by=came_by
+            )
+            answer = parcels.receive()
+        there = {path: Sight(**sight) for path, sight in answer["shared"].items()}
+        canary.require_same(seen, f"node {sandbox.plan.node}", there, f"node {answer['node']}")
+        sent = self._require_room(answer, came)
         self._paged = self._strategy == "lazy" or (bool(answer["pager"]) and not shares_memory(inspect(self._sandbox)))
         # The target may be lying about the kernel it shares; a path of its choice would lead to other people's sockets.
         if answer["meet"] == str(meeting_place(self._move)) and self.direct:
@@ -86,7 +100,19 @@ class CriuDeparture(CriuStandstill):
                 connection.connect(answer["meet"])
                 meeting = Lines(connection)
         parcels.send(direct=meeting is not None, paged=self._paged)
-        return meeting
+        return meeting, sent
+
+    def _require_room(self, answer: dict[str, Any], came: Index) -> Index:
+        """What of the layer is there already. Raises DoesNotFit when there is no room for the rest."""
+        kept = answer["kept"]
+        size = self._sandbox.layer.size_bytes() - (kept or 0)
+        require_room(answer["free"], size, f"the files of session {self._name} on node {answer['node']}")
+        return came if kept is not None else {}
+
+    def commit(self) -> None:
+        super().commit()
+        if not self.resumed:
+            self._sandbox.keep_layer(self._move)
 
     def _start_page_source(self, link: Link, stack: contextlib.ExitStack) -> Lines | None:
         """It gets its connections now, and will get its tasks when they stand still."""
@@ -101,9 +127,9 @@ class CriuDeparture(CriuStandstill):
             )
         return Lines(stack.enter_context(ours))
 
-    def _send_layer_ahead(self, parcels: Parcels) -> Index:
-        """While the session runs; returns the index of what was sent."""
-        layer, sent = self._sandbox.layer, Index()
+    def _send_layer_ahead(self, parcels: Parcels, sent: Index) -> Index:
+        """While the session runs; `sent` is there already. Returns the index of what then is."""
+        layer = self._sandbox.layer
         for _ in range(_MOST_SENDS_AHEAD):
             began, now = time.monotonic(), layer.index()
             parcels.send(layer="ahead")

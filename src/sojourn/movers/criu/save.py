@@ -33,6 +33,7 @@ from sojourn.movers.pager.lines import Lines
 from sojourn.movers.processes import start_module
 from sojourn.movers.saving.memory import room_aside
 from sojourn.movers.store import open_vault
+from sojourn.sandbox import canary
 from sojourn.sandbox.criu_path import find_criu
 from sojourn.sandbox.runc import RuncSandbox
 from sojourn.wire import FillProgressed, SessionSaved
@@ -68,6 +69,8 @@ class CriuSave(CriuStandstill):
         self._clock = 0.0
         """Where the session's monotonic clock stood."""
         self._stopped = False
+        self._shared: canary.Sights = {}
+        """What the folders it shares are known by."""
 
     @classmethod
     def recover(
@@ -99,7 +102,8 @@ class CriuSave(CriuStandstill):
 
     def _go(self, link: Link | None) -> None:
         self._began_at = time.monotonic()
-        found = inspect(self._sandbox)
+        found, sandbox = inspect(self._sandbox), self._sandbox
+        self._shared = canary.named(sandbox.shared, sandbox.user)
         self._paged = has_userfaultfd() and not shares_memory(found)
         with contextlib.ExitStack() as stack:
             writer = self._start_writer(stack, found.memory_bytes if self._paged else 0)
@@ -204,6 +208,7 @@ class CriuSave(CriuStandstill):
                 "paged": self._paged,
                 "outside": [connection.to_wire() for connection in outside],
                 "monotonic": self._clock,
+                "shared": {path: sight.model_dump(mode="json") for path, sight in self._shared.items()},
             },
             "report": report.model_dump(mode="json"),
         }

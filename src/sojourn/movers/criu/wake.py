@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,6 +14,7 @@ from typing import Any
 from sojourn.chunks import Body, Manifest, Vault
 from sojourn.errors import Incompatible, MoveFailed, SandboxFailed, SojournError, WakeFailed
 from sojourn.model.checkpoints import StorePass
+from sojourn.model.sessions import Sight
 from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Facts, Link, Note, Tell
 from sojourn.movers.clocks import check_clock, has_time_namespaces
@@ -20,6 +22,8 @@ from sojourn.movers.connections import Connection
 from sojourn.movers.criu.revival import CriuRevival
 from sojourn.movers.haste import hastened
 from sojourn.movers.store import open_vault
+from sojourn.sandbox import canary
+from sojourn.sandbox.rootfs import require_room
 from sojourn.sandbox.runc import RuncSandbox
 
 _THREADS = 8
@@ -125,8 +129,16 @@ class CriuWake(CriuRevival):
                 "Wake it on another node; `sojourn doctor` tells which can.",
             )
 
+        self._require_folders(manifest)
         here = has_time_namespaces()
         check_clock(facts["monotonic"], manifest.images, has_namespaces=here, now=time.monotonic())
+
+    def _require_folders(self, manifest: Manifest) -> None:
+        """Whether the folders that the session shares are here what they were where it was saved."""
+        sandbox, known = self._sandbox, manifest.strategy_facts.get("shared", {})
+        sights = {path: Sight(**sight) for path, sight in known.items()}
+        seen = canary.look(sandbox.shared, sandbox.user)
+        canary.require_same(sights, f"node {manifest.node}", seen, f"node {sandbox.plan.node}")
 
     def _fetch_image(self, vault: Vault, manifest: Manifest, name: str, body: Body) -> int:
         with (self._folder / os.path.basename(name)).open("wb", buffering=0) as file:  # noqa: PTH119
@@ -137,6 +149,8 @@ class CriuWake(CriuRevival):
     def _take_layer(self, vault: Vault, manifest: Manifest) -> None:
         sandbox = self._sandbox
         sandbox.inherit(manifest.origin)
+        free, name = shutil.disk_usage(sandbox.folder).free, f"the files of session {self._name}"
+        require_room(free, manifest.layer.size, f"{name} on node {sandbox.plan.node}")
         stream = vault.read_body(manifest, manifest.layer, of="the layer")
         written = sum(map(sandbox.layer.apply, parted(stream, manifest.strategy_facts["layer_parts"])))
         sandbox.mount()
