@@ -109,8 +109,8 @@ class Collected(Word):
     used_bytes: int
     """What checkpoints need."""
     slack_bytes: int
-    """What stays beside that, in packs that they need a part of. What a checkpoint needs of a pack that is worn is written
-    anew by the next save, so this is seldom more than what is used."""
+    """What stays beside that, in packs that they need a part of. What a checkpoint needs of a worn pack is written anew
+    by the next save, so this is seldom more than what is used."""
     busy: int
     """Owners of whom a checkpoint is being written just now: what is theirs waits for the next time."""
 
