@@ -18,6 +18,9 @@ from sojourn.testing import OURS, end_kernel, execute, session_of, stack, start_
 
 NODES = ("here", "there")
 SETTLE_SECONDS = 0.5
+ASLEEP_SECONDS = 2.0
+"""A suspend answers when the state is safe; the node then gives the memory back, 0.1 s for each GiB, and a wake there
+waits for that. Who sleeps at all sleeps longer, so it is measured by itself."""
 REPLY_SECONDS = 120
 STIR = """
 _chance = np.random.default_rng()
@@ -45,20 +48,24 @@ class Sleeper:
         execute(self.client, prepare(heap_gb) + STIR, timeout=600)
         self.suspend_s: list[float] = []
         self.wake_s: list[float] = []
+        self.at_once_s: list[float] = []
         self.elsewhere_s: list[float] = []
         self.wrong_pages = 0
 
     def sleep_and_wake(self) -> None:
-        """On the node where it is, and from there on the other one."""
-        self._sleep()
-        self.wake_s.append(self._answer_s(to=None))
-        self._settle()
+        """On the node where it is, at once and after a while, and from there on the other one."""
+        for asleep_s, answers_s in ((0.0, self.at_once_s), (ASLEEP_SECONDS, self.wake_s)):
+            self._sleep()
+            time.sleep(asleep_s)
+            answers_s.append(self._answer_s(to=None))
+            self._settle()
         self.wake_elsewhere()
 
     def wake_elsewhere(self) -> None:
         """On another node than the one where it falls asleep."""
         here = self._sleep()
         there = next(node for node in NODES if node != here)
+        time.sleep(ASLEEP_SECONDS)
         self.elsewhere_s.append(self._answer_s(to=there))
         self._settle()
 
@@ -156,6 +163,7 @@ def _wakes(sleepers: list[Sleeper]) -> dict[str, Any]:
         "median": _median(ordered),
         "p95": round(ordered[round(0.95 * (len(ordered) - 1))], 4),
         "by_gb": by_gb,
+        "at_once_by_gb": {f"{one.heap_gb:g}": _median(one.at_once_s) for one in sleepers},
         "ratio": round(max(by_gb.values()) / min(by_gb.values()), 3),
         "elsewhere": _median(seconds for one in sleepers for seconds in one.elsewhere_s),
         "elsewhere_by_gb": {f"{one.heap_gb:g}": _median(one.elsewhere_s) for one in sleepers},
