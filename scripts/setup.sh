@@ -54,6 +54,18 @@ if command -v apt-get >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/initdb >
     install_postgresql || say "PostgreSQL could not be installed; tests that need it are skipped"
 fi
 
+# Tests add a host over SSH. Its server is only unpacked, so that none is started on this machine.
+bring_sshd() (
+    mkdir -p build/openssh && cd build/openssh &&
+        apt-get --quiet download openssh-server libwrap0 >/dev/null 2>&1 &&
+        for package in *.deb; do dpkg-deb --extract "$package" . && rm "$package"; done
+)
+
+if command -v apt-get >/dev/null 2>&1 && [ ! -x /usr/sbin/sshd ] && [ ! -x build/openssh/usr/sbin/sshd ]; then
+    say "unpacking sshd into build/openssh, for tests"
+    bring_sshd || say "sshd could not be downloaded; the tests that need it are skipped"
+fi
+
 say "looking at the system parts (sojourn doctor --fix)"
 if .venv/bin/sojourn doctor --fix; then
     say "ready: 'make lab' opens JupyterLab, 'make test' runs the tests"

@@ -27,6 +27,7 @@ from sojourn.client import Client
 from sojourn.errors import Refused, SojournError, Unreachable
 from sojourn.front.client import SECRETS, FrontClient, detached, front_folder
 from sojourn.front.words import Card
+from sojourn.hosts import book
 from sojourn.lifecycle import ENDED
 from sojourn.model import NodeStatus, NodeView, SessionStatus
 from sojourn.settings import Controller, cap_log, configured_controller, data_folder, nodes_folder, write_private
@@ -34,6 +35,8 @@ from sojourn.settings import Controller, cap_log, configured_controller, data_fo
 START_SECONDS = 30.0
 """How long the controller may take to answer, and then its nodes to come online."""
 STOP_SECONDS = 10.0
+TETHERS = "tethers"
+"""The part that keeps up the lines to the hosts that were added."""
 
 Found = TypeVar("Found")
 Say = Callable[[str], None]
@@ -67,13 +70,20 @@ def mend() -> None:
             _start(None, None, None)
 
 
+def tie() -> None:
+    """Have the lines to the hosts that were added kept up, if there are any. Done twice it is done once."""
+    with _only_one():
+        _tie(_memory())
+
+
 def _start(nodes: Sequence[str] | None, say: Say | None, sandbox: str | None) -> Controller:
     memory = _memory()
     names = tuple(nodes or memory.get("nodes") or default_nodes())
     memory["sandbox"] = sandbox or memory.get("sandbox", "auto")
-    for part in ("controller", *names):
+    for part in ("controller", TETHERS, *names):
         cap_log(_log(part))
     controller = _controller(memory)
+    _tie(memory)
     started = [name for name in names if _node(memory, name, controller)]
     if started:
         views = _wait_for_nodes(controller, memory, names)
@@ -166,6 +176,14 @@ def _node(memory: dict[str, Any], name: str, controller: Controller) -> bool:
     return True
 
 
+def _tie(memory: dict[str, Any]) -> None:
+    if book.hosts() and not _lives(memory["parts"].get(TETHERS)):
+        _spawn(memory, TETHERS, command_of("sojourn.hosts.tether"))
+    elif not book.hosts():
+        _end(memory["parts"].pop(TETHERS, None))
+        _remember(memory)
+
+
 def _address() -> str:
     """Where to listen: where the last controller did, because agents and fronts look for it there."""
     known = str(urlsplit(_card().get("url", "")).netloc)
@@ -212,11 +230,21 @@ def _lives(part: dict[str, Any] | None) -> bool:
 def _end(part: dict[str, Any] | None) -> None:
     if process := _process(part):
         process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except psutil.TimeoutExpired:
+        if not _has_ended(part):
             process.kill()
-            process.wait(STOP_SECONDS)
+            _has_ended(part)
+        with suppress(psutil.Error):
+            process.wait(0)  # if it is a child of ours; else it is another's to reap, who may take his time
+
+
+def _has_ended(part: dict[str, Any] | None) -> bool:
+    """Wait for it, as long as may be."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while alive := _lives(part):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return not alive
 
 
 # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -271,7 +271,7 @@ def test_sudo_stands_before_a_cure_where_it_is_needed() -> None:
 
 def test_fix_tells_each_command_and_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     sick = [Finding("a", State.MISSING, "", Cure("exit 3")), Finding("b", State.MISSING, "", Cure("true"))]
-    monkeypatch.setattr(cures, "examine", lambda machine, prove=True: sick)
+    monkeypatch.setattr(cures, "examine", lambda machine, prove=True, node=False: sick)
     told: list[str] = []
     assert cures.cure(MadeUp(ARCH), told.append) == sick
     assert told == ["$ exit 3", "That failed (exit code 3).", "$ true"]
@@ -285,7 +285,7 @@ def test_fix_reads_the_package_lists_before_it_decides(monkeypatch: pytest.Monke
         lines.append(argv[-1])
         return subprocess.CompletedProcess(argv, 0)
 
-    def examine(machine: Machine, prove: bool = True) -> list[Finding]:
+    def examine(machine: Machine, prove: bool = True, node: bool = False) -> list[Finding]:
         remedy = Cure("install the package" if lines else "take the long way", downloads=True)
         return [Finding("criu", State.MISSING, "", remedy)]
 
@@ -296,7 +296,7 @@ def test_fix_reads_the_package_lists_before_it_decides(monkeypatch: pytest.Monke
 
 
 def test_fix_does_nothing_where_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cures, "examine", lambda machine, prove=True: [Finding("a", State.OK, "")])
+    monkeypatch.setattr(cures, "examine", lambda machine, prove=True, node=False: [Finding("a", State.OK, "")])
     told: list[str] = []
     cures.cure(MadeUp(), told.append)
     assert told == []

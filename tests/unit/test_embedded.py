@@ -13,6 +13,8 @@ import pytest
 
 from sojourn import embedded
 from sojourn.errors import Unreachable
+from sojourn.hosts import book
+from sojourn.hosts.book import Host
 from sojourn.settings import Controller, data_folder, nodes_folder
 
 CONTROLLER = """
@@ -51,6 +53,7 @@ online.mkdir(exist_ok=True)
 (online / sys.argv[sys.argv.index("--name") + 1]).touch()
 time.sleep(600)
 """
+TETHERS = "import time; time.sleep(600)"
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def home(tmp_path, monkeypatch):
     embedded.stop()
 
 
-PROGRAMS = {"sojourn.controller": CONTROLLER, "sojourn.agent": AGENT}
+PROGRAMS = {"sojourn.controller": CONTROLLER, "sojourn.agent": AGENT, "sojourn.hosts.tether": TETHERS}
 
 
 def parts() -> dict:
@@ -226,3 +229,23 @@ def test_nodes_get_folders_of_their_own(home):
     for name, line in zip(("here", "there"), lines, strict=True):
         assert f"--folder {nodes_folder() / name}" in line
         assert os.environ["SOJOURN_TOKEN"] not in line
+
+
+def test_the_lines_to_added_hosts_are_a_part_like_others(home):
+    embedded.start()
+    assert "tethers" not in parts()
+    book.keep(Host("far", "ada@far", port=8571))
+    embedded.tie()
+    first = parts()["tethers"]["pid"]
+    embedded.tie()
+    assert parts()["tethers"]["pid"] == first
+    psutil.Process(first).kill()
+    psutil.wait_procs([psutil.Process(first)], timeout=5)
+    embedded.mend()
+    assert parts()["tethers"]["pid"] != first
+    embedded.stop()
+    assert parts() == {}
+    embedded.start()
+    book.forget("far")
+    embedded.tie()
+    assert "tethers" not in parts()

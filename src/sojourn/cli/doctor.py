@@ -22,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     as_json: AsJson = False,
     fix: Annotated[bool, typer.Option("--fix", help="Run the cures that need no decision, without asking.")] = False,
+    node: Annotated[bool, typer.Option("--node", help="Only what a node needs: no JupyterLab.")] = False,
 ) -> None:
     """Check what moving sessions need on this machine.
 
@@ -30,7 +31,7 @@ def doctor(
     from sojourn.doctor import Machine, State, cure, examine
 
     machine = Machine()
-    findings = cure(machine, lambda line: print(line, flush=True)) if fix else examine(machine)
+    findings = cure(machine, lambda line: print(line, flush=True), node) if fix else examine(machine, node=node)
     if as_json:
         _print_json(findings, machine.is_root)
     else:
@@ -44,7 +45,11 @@ def _print_json(findings: list[Finding], is_root: bool) -> None:
 
     print_json(
         [
-            dataclasses.asdict(finding) | {"cure": finding.cure.line(is_root) if finding.cure else None}
+            dataclasses.asdict(finding)
+            | {
+                "cure": finding.cure.line(is_root) if finding.cure else None,
+                "automatic": bool(finding.cure and finding.cure.automatic),
+            }
             for finding in findings
         ]
     )

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sojourn.cli import account, checkpoints, doctor, drain, forward, lists, move, parts, policies, savings, sleep
+from sojourn.cli import (
+    account,
+    checkpoints,
+    doctor,
+    drain,
+    forward,
+    hosts,
+    lists,
+    move,
+    parts,
+    policies,
+    savings,
+    sleep,
+)
 from sojourn.errors import SojournError
 
 app = typer.Typer(
@@ -17,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's help costs 0.2 s at every start and completion
     pretty_exceptions_enable=False,
 )
-for module in (parts, lists, move, forward, sleep, checkpoints, drain, policies, savings, account, doctor):
+for module in (parts, hosts, lists, move, forward, sleep, checkpoints, drain, policies, savings, account, doctor):
     module.add_to(app)
 
 

@@ -97,8 +97,12 @@ def controller(context: typer.Context) -> None:
 
 
 def agent(context: typer.Context) -> None:
-    """Make this machine a node; its own --help has the options."""
-    _become("sojourn.agent", context.args)
+    """Make this machine a node; its own --help has the options.
+
+    `sojourn agent install` has it run as a service from now on, `sojourn agent uninstall` ends that.
+    """
+    as_service = context.args[:1] in (["install"], ["uninstall"])
+    _become("sojourn.hosts" if as_service else "sojourn.agent", context.args)
 
 
 @kernelspec.command("install")

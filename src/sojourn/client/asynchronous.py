@@ -59,6 +59,9 @@ class AsyncClient:
     async def nodes(self) -> list[NodeView]:
         return await self._do(calls.nodes())
 
+    async def forget_node(self, node: str) -> None:
+        await self._do(calls.forget_node(node))
+
     async def ways(self) -> list[Way]:
         return await self._do(calls.ways())
 

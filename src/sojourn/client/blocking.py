@@ -65,6 +65,10 @@ class Client:
     def nodes(self) -> list[NodeView]:
         return self._do(calls.nodes())
 
+    def forget_node(self, node: str) -> None:
+        """Of a machine that won't come back: what runs there is lost. Raises Busy while it is online."""
+        self._do(calls.forget_node(node))
+
     def ways(self) -> list[Way]:
         """From each node to each other one: can sessions go, and if not, everything that keeps them from it."""
         return self._do(calls.ways())

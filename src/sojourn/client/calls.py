@@ -68,6 +68,10 @@ def nodes() -> Call[list[NodeView]]:
     return Call("GET", "/api/nodes", TypeAdapter(list[NodeView]).validate_python)
 
 
+def forget_node(node: str) -> Call[None]:
+    return Call("DELETE", f"/api/nodes/{quote(node, safe='')}", lambda _: None)
+
+
 def ways() -> Call[list[Way]]:
     return Call("GET", "/api/ways", TypeAdapter(list[Way]).validate_python)
 

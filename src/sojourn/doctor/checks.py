@@ -136,9 +136,12 @@ ON_LINUX: tuple[Check, ...] = (
 )
 
 
-def examine(machine: Machine, prove: bool = True) -> list[Finding]:
-    """Every finding about a machine. `prove`: also make a tiny lazy move, where nothing it needs is missing."""
+def examine(machine: Machine, prove: bool = True, node: bool = False) -> list[Finding]:
+    """Every finding about a machine. `prove`: also make a tiny lazy move, where nothing it needs is missing. `node`: it
+    is a node only, and nobody opens JupyterLab there."""
     checks = EVERYWHERE + (ON_LINUX if machine.system == "Linux" else ())
+    if node:
+        checks = tuple(check for check in checks if check is not check_lab)
     findings = [check(machine) for check in checks]
     if machine.system == "Linux" and prove:
         findings.append(check_proof(machine, [finding.name for finding in findings if finding.state is State.MISSING]))

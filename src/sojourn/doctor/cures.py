@@ -12,19 +12,20 @@ from sojourn.doctor.machine import Machine
 from sojourn.doctor.packages import UPDATE
 
 
-def cure(machine: Machine, tell: Callable[[str], None]) -> list[Finding]:
+def cure(machine: Machine, tell: Callable[[str], None], node: bool = False) -> list[Finding]:
     """Cure what can be cured without asking; the findings afterwards.
 
     `tell` gets each command before it runs, and what went wrong with it. A cure that fails does not stop the others.
+    `node`: see `examine`.
     """
-    findings = examine(machine, prove=False)
+    findings = examine(machine, prove=False, node=node)
     if any(remedy.downloads for remedy in automatic(findings)):
         _update_lists(machine, tell)
         # With fresh lists another cure may be right: the distribution's criu may be new enough after all.
-        findings = examine(machine, prove=False)
+        findings = examine(machine, prove=False, node=node)
     for remedy in automatic(findings):
         _carry_out(machine, remedy, tell)
-    return examine(machine)
+    return examine(machine, node=node)
 
 
 def automatic(findings: list[Finding]) -> list[Cure]:
