@@ -280,14 +280,19 @@ def kill_criu(move: Move) -> None:
     threading.Timer(0.02, lambda: os.kill(criu.pid, signal.SIGKILL)).start()
 
 
-def test_the_death_of_criu_while_dumping_leaves_the_session_running(ground: Ground) -> None:
+def test_the_death_of_criu_while_dumping_leaves_the_session_whole_or_ends_it(ground: Ground) -> None:
+    """A task in which CRIU was at work just then runs into CRIU's own code, and ends by its trap (SIGTRAP), which its
+    rider tells. It never goes on with anything but what it was."""
     here, there = ground.running(), ground.sandbox("there")
+    before = set(here.pids())
     move = Move(here, there, "lazy", at={SessionFrozen: kill_criu})
     with pytest.raises(SojournError, match="CRIU could not dump"):
         move.run()
     move.arrival.abandon()
-    assert runs(here)
-    assert memory_of(here) == RIGHT
+    if runs(here):
+        assert memory_of(here) == RIGHT
+    else:
+        assert set(here.pids()) < before
 
 
 def test_the_end_of_the_link_before_all_was_sent_leaves_the_session_running(ground: Ground) -> None:

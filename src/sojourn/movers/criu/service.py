@@ -97,6 +97,7 @@ class Criu:
 
         Raises CriuFailed, and what `freeze` raises; then the tasks stand as they stood before.
         """
+        _spare(self.pid)
         options = self._options(
             {
                 _PID: root_pid,
@@ -207,6 +208,13 @@ def first_error(log: Path) -> str:
             if "Error" in line and "RLIMIT_NOFILE" not in line:
                 return line.partition("Error")[2].partition(": ")[2].strip()
     return ""
+
+
+def _spare(pid: int) -> None:
+    """From the kernel, when memory ends: a task in which CRIU was at work when it was killed ends with it. For a dump
+    alone, since what is restored are children of CRIU's."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("-1000")
 
 
 def _script(answer: Mapping[int, int | bytes]) -> int | bytes:
