@@ -19,7 +19,14 @@ _MOST_KEYS = 1000
 """In one listing, as S3 has it."""
 _HEAD_BYTES = 1 << 16
 Answer = tuple[int, bytes]
-_WORDS = {200: "OK", 204: "No Content", 404: "Not Found", 405: "Method Not Allowed", 412: "Precondition Failed"}
+_WORDS = {
+    200: "OK",
+    204: "No Content",
+    206: "Partial Content",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    412: "Precondition Failed",
+}
 
 
 class Bucket:
@@ -92,6 +99,8 @@ async def _converse(bucket: Bucket, reader: asyncio.StreamReader, writer: asynci
             options = {name: values[-1] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
             path = unquote(address.path).rstrip("/")
             status, answer = bucket.answer(method, path, options, "if-none-match" in headers, body)
+            if status == 200 and (reach := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", ""))):
+                status, answer = 206, answer[int(reach[1]) : int(reach[2]) + 1]
             said = f"HTTP/1.1 {status} {_WORDS[status]}\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
             writer.write(said if method == "HEAD" else said + answer)
             await writer.drain()

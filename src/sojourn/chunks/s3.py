@@ -21,6 +21,8 @@ _MOST_AT_ONCE = 1000
 _CONNECTIONS = 32
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _THERE = {"PreconditionFailed", "412"}
+_PARTIAL = 206
+"""A server that knows no ranges answers with the whole."""
 _BEYOND = {"InvalidRange", "416"}
 _ENTRY = re.compile(rb"<Contents>(.*?)</Contents>", re.DOTALL)
 _FIELD = re.compile(rb"<(Key|Size|LastModified)>([^<]*)<")
@@ -70,8 +72,10 @@ class S3Backend(Backend):
         reach = f"bytes={offset}-{offset + length - 1}"
         try:
             with self._told("read"):
-                body: bytes = self._client.get_object(**self._at(key), Range=reach)["Body"].read()
-                return body
+                answer = self._client.get_object(**self._at(key), Range=reach)
+                body: bytes = answer["Body"].read()
+                is_part = answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL
+                return body if is_part else body[offset : offset + length]
         except StoreFailed as failed:
             if getattr(failed.__cause__, "response", {}).get("Error", {}).get("Code") in _BEYOND:
                 return b""
