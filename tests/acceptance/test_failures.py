@@ -94,7 +94,7 @@ def dumping(drill: Drill) -> None:
     until(Path(f"/proc/{drill.criu}/cwd/dump.log").exists, "CRIU to begin")
     time.sleep(0.3)
     drill.parts.stop(drill.criu)
-    os.kill(rider, signal.SIGCONT)
+    drill.parts.resume(rider)
     until(lambda: not awake(drill.session), "the freeze")
 
 
@@ -121,7 +121,7 @@ def committing(drill: Drill) -> None:
     filling(drill)
     drill.parts.stop(drill.parts.pid("here"))
     for source in drill.parts.pagers("source"):
-        os.kill(source, signal.SIGCONT)
+        drill.parts.resume(source)
     drill.await_phase(MovePhase.COMMITTING)
 
 

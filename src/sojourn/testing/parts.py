@@ -159,6 +159,12 @@ class Parts:
         os.kill(pid, signal.SIGSTOP)
         self._stopped.add(pid)
 
+    def resume(self, pid: int) -> None:
+        """SIGCONT, once: a task that is traced by then takes a further one for an interruption, and CRIU gives up."""
+        self._stopped.discard(pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
     @contextmanager
     def slowed(self, pid: int) -> Iterator[None]:
         """The process runs a tenth of the time, and then stands still."""
@@ -168,7 +174,7 @@ class Parts:
             while not over.wait(0.002):
                 self.stop(pid)
                 time.sleep(0.02)
-                os.kill(pid, signal.SIGCONT)
+                self.resume(pid)
 
         slowing = threading.Thread(target=slow)
         slowing.start()
@@ -181,10 +187,8 @@ class Parts:
 
     def go_on(self) -> None:
         """Let go on all that was stopped and lives, and open the gates."""
-        for pid in self._stopped:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        self._stopped.clear()
+        for pid in list(self._stopped):
+            self.resume(pid)
         for gate in self.gates.values():
             gate.open()
 
