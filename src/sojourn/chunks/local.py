@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import itertools
 import os
 import secrets
@@ -222,6 +221,8 @@ def _write_all(descriptor: int, body: memoryview) -> None:
 def _write_straight(descriptor: int, body: memoryview) -> memoryview:
     """As much of it as can go past the page cache: whole pages, from memory that begins at one, where the file system
     can do that. Returns the rest, which goes the usual way."""
+    import fcntl  # Windows has none, nor O_DIRECT
+
     usual = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, usual | _STRAIGHT)
