@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import sqlite3
 import threading
@@ -108,14 +109,19 @@ def _is_a_movers(command: list[str]) -> bool:
 def _groups(session: str) -> Iterator[Path]:
     mounted = Hierarchies.mounted()
     for root in {*mounted.v1.values(), *([mounted.v2] if mounted.v2 else [])}:
-        yield from root.glob(f"sojourn/*/{session}.*")
+        yield from _found(root, f"sojourn/*/{session}.*")
 
 
 def _boxes(session: str) -> Iterator[Path]:
     mounted = Hierarchies.mounted()
     root = mounted.v1.get("freezer") or mounted.v2
     assert root
-    yield from root.glob(f"sojourn/*/{session}.*/box")
+    yield from _found(root, f"sojourn/*/{session}.*/box")
+
+
+def _found(root: Path, pattern: str) -> Iterator[Path]:
+    """A node's folder goes with its last session, at any moment: Path.glob would fail then."""
+    return map(Path, glob.iglob(f"{root}/{pattern}"))  # noqa: PTH207
 
 
 def _name(box: Path) -> str:
