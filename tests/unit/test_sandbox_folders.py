@@ -11,8 +11,8 @@ from sojourn.errors import Incompatible, Invalid
 from sojourn.model import Mount
 from sojourn.sandbox.folders import check, enclosing, excluding, make_for, own_of, require, standing
 
-CARRIED = Mount(path="/home/me/work", mode="carried")
-LEFT = Mount(path="/home/me/work/raw", mode="left")
+CARRIED = Mount(path="/home/me/project", mode="carried")
+LEFT = Mount(path="/home/me/project/raw", mode="left")
 SHARED = Mount(path="/home/me")
 
 
@@ -23,9 +23,9 @@ def test_a_folder_in_another_of_its_mode_adds_nothing() -> None:
 
 
 def test_a_shared_folder_in_a_carried_one_in_a_shared_one_counts() -> None:
-    inner = Mount(path="/home/me/work/common")
+    inner = Mount(path="/home/me/project/common")
     assert inner in standing([SHARED, CARRIED, inner])
-    assert enclosing("/home/me/work/common/file", [SHARED, CARRIED]) == CARRIED
+    assert enclosing("/home/me/project/common/file", [SHARED, CARRIED]) == CARRIED
     assert enclosing("/home/me", [SHARED]) is None
 
 

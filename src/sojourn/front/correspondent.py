@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from itertools import count
 from pathlib import Path
 
 from sojourn.client import Watched
-from sojourn.errors import SojournError, WakeFailed
 from sojourn.front.errand import WakeErrand
 from sojourn.front.forwarding import Forwarding
 from sojourn.front.journal import Journal
@@ -21,8 +19,6 @@ from sojourn.front.watcher import Watcher
 from sojourn.front.words import ControllerAddress
 from sojourn.model import SessionView
 from sojourn.transport.routes import relay_of
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -118,14 +114,8 @@ class Correspondent:
         self._errand = WakeErrand(self._watcher.client, self._session, None)
         if self._news:
             self._errand.hear(self._news)
-        failure: SojournError | None = None
         try:
-            await self._errand.run()
-        except SojournError as refused:
-            failure = refused
-        except Exception as surprise:
-            log.exception("waking session %s", self._session)
-            failure = WakeFailed(f"Session {self._session} could not be woken: {surprise!r}")
+            failure = await self._errand.failure()
         finally:
             self._errand = None
         self._forwarding.wake_ended(failure)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from sojourn.client import AsyncClient, Moved, Watched
-from sojourn.errors import Busy, MoveFailed, SojournError, Unreachable
+from sojourn.errors import Busy, MoveFailed, SojournError, Unreachable, WakeFailed
 from sojourn.model import SessionStatus, SessionView
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,17 @@ class MoveErrand(Errand[Moved]):
 
 class WakeErrand(Errand[SessionView]):
     """One wish to have a session woken: where it sleeps, or at a place."""
+
+    async def failure(self) -> SojournError | None:
+        """Run it; what went wrong, if anything did."""
+        try:
+            await self.run()
+        except SojournError as refused:
+            return refused
+        except Exception as surprise:
+            log.exception("waking session %s", self._session)
+            return WakeFailed(f"Session {self._session} could not be woken: {surprise!r}")
+        return None
 
     async def _ask(self) -> SessionView:
         return await self._client.resume(self._session, self._place, wait="thawed")

@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 
 from sojourn.client import Moved, Watched
-from sojourn.errors import Invalid, MoveFailed, Refused, SessionLost, SojournError, Unknown, WakeFailed
+from sojourn.errors import Invalid, MoveFailed, Refused, SessionLost, SojournError, Unknown
 from sojourn.front.activity import Activity
 from sojourn.front.anchor import Anchor
 from sojourn.front.connection import Connection, inner_connection, outer_connection, read_connection
@@ -378,14 +378,8 @@ class Front:
         hosted.rouser = WakeErrand(self._watcher(hosted.record.controller).client, session, place)
         if hosted.news:
             hosted.rouser.hear(hosted.news)
-        failure: SojournError | None = None
         try:
-            await hosted.rouser.run()
-        except SojournError as refused:
-            failure = refused
-        except Exception as surprise:
-            log.exception("waking session %s", session)
-            failure = WakeFailed(f"Session {session} could not be woken: {surprise!r}")
+            failure = await hosted.rouser.failure()
         finally:
             hosted.rouser = None
         hosted.switchboard.wake_ended(failure)
