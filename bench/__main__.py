@@ -1,9 +1,10 @@
-"""`python -m bench move|roundtrip|start|suspend|spot|faraway|relay`: one JSON object on stdout."""
+"""`python -m bench move|roundtrip|start|suspend|spot|faraway|relay|sealed|links|objects`: one JSON object on stdout."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from sojourn.errors import Refused
 
@@ -40,6 +41,19 @@ def main() -> None:
     relay = commands.add_parser("relay", parents=[shared], help="how much the controller carries between two nodes")
     relay.add_argument("--rounds", type=int, default=7)
     relay.add_argument("--megabytes", type=int, default=500, help="in each round, each way")
+    links = commands.add_parser("links", parents=[shared], help="what moves cost over links of known speed and length")
+    links.add_argument("--heap-gb", type=float, default=1.0)
+    links.add_argument("--times", type=int, default=2, help="there and back, over each link")
+    sealed = commands.add_parser("sealed", parents=[shared], help="what TLS between machines costs")
+    sealed.add_argument("--rounds", type=int, default=5)
+    sealed.add_argument("--megabytes", type=int, default=1000, help="in each round, each way")
+    objects = commands.add_parser("objects", parents=[shared], help="what survives as objects, and how quick that is")
+    objects.add_argument("--only", nargs="+", default=[], metavar="WORDS", help="states whose names have any of these")
+    objects.add_argument("--ways", nargs="+", default=[], metavar="WAY", help="all that are installed, if left out")
+    objects.add_argument("--rounds", type=int, default=5, help="of which times are medians; 0: no times")
+    objects.add_argument("--second-gb", type=float, default=2.0, help="of a namespace that moves twice; 0: none does")
+    objects.add_argument("--rows", type=Path, metavar="FILE", help="what was found before, to which this is added")
+    objects.add_argument("--table", type=Path, metavar="PAGE", help="write the survival table, as Markdown")
     options = parser.parse_args()
     try:
         result = _measure(options)
@@ -73,6 +87,20 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         from bench import relay
 
         return relay.measure(options.rounds, options.megabytes)
+    if options.command == "links":
+        from bench import apart
+
+        return apart.measure(options.heap_gb, options.times)
+    if options.command == "sealed":
+        from bench import sealed
+
+        return sealed.measure(options.rounds, options.megabytes)
+    if options.command == "objects":
+        from bench import objects
+
+        return objects.measure(
+            options.only, options.ways, options.rounds, options.second_gb, options.rows, options.table
+        )
     from bench import start
 
     return start.measure(options.rounds)

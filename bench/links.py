@@ -56,12 +56,17 @@ def load_average() -> float:
 def shaped(gbit_s: float) -> Iterator[Link]:
     """This thread, and all threads and processes that it starts meanwhile, live on such a link. Raises Refused."""
     with _fresh_namespace():
-        _run("ip", "link", "set", "lo", "up")
-        rate = round(gbit_s * 1e9)
-        burst = max(_LEAST_BURST, round(rate / 8 * _BURST_SECONDS))
-        _run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", f"{rate}bit", "burst", f"{burst}b",
-             "latency", _LATENCY)  # fmt: skip
+        run("ip", "link", "set", "lo", "up")
+        limit("lo", gbit_s)
         yield Link(gbit_s, _measured_gbit_s())
+
+
+def limit(device: str, gbit_s: float, *before: str) -> None:
+    """What leaves by a device is no more than so much; `before`: the words that run a command where the device is."""
+    rate = round(gbit_s * 1e9)
+    burst = max(_LEAST_BURST, round(rate / 8 * _BURST_SECONDS))
+    bucket = ("rate", f"{rate}bit", "burst", f"{burst}b", "latency", _LATENCY)
+    run(*before, "tc", "qdisc", "add", "dev", device, "root", "tbf", *bucket)
 
 
 @contextmanager
@@ -80,7 +85,8 @@ def _fresh_namespace() -> Iterator[None]:
         os.close(home)
 
 
-def _run(*argv: str) -> None:
+def run(*argv: str) -> None:
+    """Raises Refused, with what the command says."""
     if not shutil.which(argv[0]):
         raise Refused(f"{argv[0]} is not installed, so there is no link of known speed.", _HINT)
     done = subprocess.run(argv, capture_output=True, text=True)

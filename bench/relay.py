@@ -60,7 +60,7 @@ def _relay() -> Iterator[tuple[Address, Connection]]:
 def _serve(pipe: Connection) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = Relay(listener)
-        relay.open(socket.socket.close, lambda node, call: pipe.send(call))
+        relay.open(lambda connection, first: connection.close(), lambda node, call: pipe.send(call))
         pipe.send(listener.getsockname())
         pipe.recv()
         relay.close()

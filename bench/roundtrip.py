@@ -25,7 +25,7 @@ def measure(rounds: int, sessions: int) -> dict[str, Any]:
     with stack() as sojourner:
         ours, local = start_kernel(OURS), start_kernel(LOCAL)
         try:
-            pairs = [(_round_trip_ms(ours[1]), _round_trip_ms(local[1])) for _ in range(WARM_UP + rounds)][WARM_UP:]
+            pairs = [(round_trip_ms(ours[1]), round_trip_ms(local[1])) for _ in range(WARM_UP + rounds)][WARM_UP:]
             floods = [(_iopub_mb_s(ours[1]), _iopub_mb_s(local[1])) for _ in range(5)]
         finally:
             end_kernel(*ours)
@@ -42,7 +42,7 @@ def measure(rounds: int, sessions: int) -> dict[str, Any]:
     }
 
 
-def _round_trip_ms(client: Any) -> float:
+def round_trip_ms(client: Any) -> float:
     """From sending an execute request until its reply and its idle have both come."""
     since = time.perf_counter()
     request = client.execute("1")

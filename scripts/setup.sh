@@ -66,6 +66,18 @@ if command -v apt-get >/dev/null 2>&1 && [ ! -x /usr/sbin/sshd ] && [ ! -x build
     bring_sshd || say "sshd could not be downloaded; the tests that need it are skipped"
 fi
 
+# Tests make a host of another Debian release.
+install_debootstrap() {
+    as_root apt-get --quiet update >/dev/null &&
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get --quiet install --yes --no-install-recommends debootstrap >/dev/null
+}
+
+if command -v apt-get >/dev/null 2>&1 && ! command -v debootstrap >/dev/null 2>&1; then
+    say "installing debootstrap, for tests"
+    install_debootstrap || say "debootstrap could not be installed; the tests that need it are skipped"
+fi
+
 say "looking at the system parts (sojourn doctor --fix)"
 if .venv/bin/sojourn doctor --fix; then
     say "ready: 'make lab' opens JupyterLab, 'make test' runs the tests"

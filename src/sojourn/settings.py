@@ -1,8 +1,8 @@
 """Where things live, and what the user has set.
 
 Settings come from, in this order: an argument, an environment variable (`SOJOURN_CONTROLLER`, `SOJOURN_TOKEN`,
-`SOJOURN_STORE`, `SOJOURN_CPU`, `SOJOURN_HOME`), the file `config.toml` in the configuration folder. `SOJOURN_HOME` puts
-everything of this user below one folder, which is also how tests keep apart.
+`SOJOURN_STORE`, `SOJOURN_CPU`, `SOJOURN_IMAGE`, `SOJOURN_HOME`), the file `config.toml` in the configuration folder.
+`SOJOURN_HOME` puts everything of this user below one folder, which is also how tests keep apart.
 """
 
 from __future__ import annotations
@@ -88,6 +88,12 @@ def kernels_cpu() -> Cpu:
     if chosen == "node":
         return "node"
     raise Invalid(f"Kernels can't use the CPU {chosen!r}.", "SOJOURN_CPU, or `cpu` in [kernels], is node or fleet.")
+
+
+def kernels_image() -> str | None:
+    """The image for kernels whose settings name none; None: their node's own root."""
+    chosen = os.environ.get("SOJOURN_IMAGE") or file_settings().get("kernels", {}).get("image")
+    return str(chosen) if chosen else None
 
 
 def kernels_mounts() -> tuple[dict[str, Any], ...]:

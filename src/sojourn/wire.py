@@ -2,7 +2,7 @@
 
 The controller sends **instructions** (imperative), the agent answers with **events** (past tense). Events are
 numbered by the agent's journal and repeated until the controller has acknowledged them, so both sides treat each
-one as something that may come twice. Every instruction names the session and its incarnation: what speaks of an
+one as something that may come twice. Every instruction to a session names it and its incarnation: what speaks of an
 older incarnation is ignored.
 """
 
@@ -14,12 +14,13 @@ from pydantic import Field, TypeAdapter
 
 from sojourn.model.base import Word
 from sojourn.model.checkpoints import SaveReport, StorePass
-from sojourn.model.moves import MoveReport, Strategy
+from sojourn.model.images import Image
+from sojourn.model.moves import EnvironmentLayer, MoveReport, Shipment, Strategy
 from sojourn.model.nodes import Capabilities, Load
 from sojourn.model.resources import Resources
-from sojourn.model.sessions import Inspection, SessionSpec, Sight
+from sojourn.model.sessions import Ground, Inspection, SessionSpec, Sight
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 # ── instructions: controller → agent ─────────────────────────────────────────────────────────────────────────
 
@@ -60,6 +61,16 @@ class LookAtFolders(Word):
     """The name of the canaries."""
     act: Literal["put", "look", "forget"]
     """At the source: put canaries and look; later, take them away. At the target: look."""
+
+
+class LookAtEnvironment(Word):
+    """For a move that is only planned between nodes of unlike roots. To the session's node, without `layers`: of which
+    layers is its environment? The first time every file is read. To the target: which of these has it not got?"""
+
+    do: Literal["look_at_environment"] = "look_at_environment"
+    request: str
+    session: str
+    layers: tuple[EnvironmentLayer, ...] = ()
 
 
 class PrepareArrival(Word):
@@ -170,11 +181,64 @@ class SendLog(Word):
     tail_bytes: int = 65536
 
 
-Instruction = Annotated[
+class SendEnvironment(Word):
+    """Bring what a session needs of this node's root to the data port of the node where it is to start."""
+
+    do: Literal["send_environment"] = "send_environment"
+    request: str
+    spec: SessionSpec
+    target: str
+    address: str
+    """host:port of the target's data port; empty: only the relay leads there."""
+    ticket: str
+    authority: str = ""
+    """As in Place."""
+
+
+class LookForImages(Word):
+    """Say which images there are; with `reference` (a name or an id), only the one that it stands for."""
+
+    do: Literal["look_for_images"] = "look_for_images"
+    request: str
+    reference: str = ""
+
+
+class PullImage(Word):
+    """Fetch an image from its registry."""
+
+    do: Literal["pull_image"] = "pull_image"
+    request: str
+    reference: str
+
+
+class SendImage(Word):
+    """Bring an image to another node's data port. That one tells ImageProgressed and ImageFetched; this one only if it
+    can't send."""
+
+    do: Literal["send_image"] = "send_image"
+    request: str
+    image: str
+    """Its id."""
+    target: str
+    address: str
+    """host:port of the target's data port; empty: only the relay leads there."""
+    ticket: str
+    authority: str = ""
+    """As in Place."""
+
+
+class RemoveImage(Word):
+    do: Literal["remove_image"] = "remove_image"
+    request: str
+    reference: str
+
+
+SessionInstruction = (
     StartSandbox
     | StopSandbox
     | InspectSession
     | LookAtFolders
+    | LookAtEnvironment
     | PrepareArrival
     | Depart
     | CommitMove
@@ -183,7 +247,10 @@ Instruction = Annotated[
     | SaveSession
     | WakeSession
     | AnswerVerb
-    | SendLog,
+    | SendLog
+)
+Instruction = Annotated[
+    SessionInstruction | SendEnvironment | LookForImages | PullImage | SendImage | RemoveImage,
     Field(discriminator="do"),
 ]
 
@@ -243,6 +310,14 @@ class FoldersSeen(Word):
     error: dict[str, str] | None = None
 
 
+class EnvironmentSeen(Word):
+    event: Literal["environment_seen"] = "environment_seen"
+    request: str
+    session: str
+    layers: tuple[EnvironmentLayer, ...] = ()
+    error: dict[str, str] | None = None
+
+
 class LogSent(Word):
     event: Literal["log_sent"] = "log_sent"
     request: str
@@ -281,6 +356,24 @@ class SessionThawed(Word):
     session: str
     incarnation: int
     report: MoveReport
+
+
+class EnvironmentSent(Word):
+    """It is all there (`ground`), or can't be."""
+
+    event: Literal["environment_sent"] = "environment_sent"
+    request: str
+    ground: Ground | None = None
+    error: dict[str, str] | None = None
+
+
+class ShipmentProgressed(Word):
+    """From the source, while the session runs on: what the target lacks is on its way there."""
+
+    event: Literal["shipment_progressed"] = "shipment_progressed"
+    move: str
+    session: str
+    shipment: Shipment
 
 
 class FillProgressed(Word):
@@ -366,6 +459,40 @@ class VerbAsked(Word):
     arguments: dict[str, object] = {}
 
 
+class ImagesFound(Word):
+    event: Literal["images_found"] = "images_found"
+    request: str
+    images: tuple[Image, ...] = ()
+    error: dict[str, str] | None = None
+
+
+class ImageProgressed(Word):
+    """From where an image is to be, twice a second: also a sign of life while no byte comes."""
+
+    event: Literal["image_progressed"] = "image_progressed"
+    request: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0: not known."""
+    step: str = ""
+    """What is done just now, in a few words."""
+
+
+class ImageFetched(Word):
+    """It is there now (`image`), or can't be."""
+
+    event: Literal["image_fetched"] = "image_fetched"
+    request: str
+    image: Image | None = None
+    error: dict[str, str] | None = None
+
+
+class ImageRemoved(Word):
+    event: Literal["image_removed"] = "image_removed"
+    request: str
+    error: dict[str, str] | None = None
+
+
 Event = Annotated[
     SandboxStarted
     | SandboxFailedToStart
@@ -374,11 +501,14 @@ Event = Annotated[
     | ProgramExited
     | SessionInspected
     | FoldersSeen
+    | EnvironmentSeen
+    | EnvironmentSent
     | LogSent
     | ArrivalPrepared
     | SessionFrozen
     | SessionSent
     | SessionThawed
+    | ShipmentProgressed
     | FillProgressed
     | SessionFilled
     | MoveCommitted
@@ -386,7 +516,11 @@ Event = Annotated[
     | ArrivalAbandoned
     | MoveStumbled
     | SessionSaved
-    | VerbAsked,
+    | VerbAsked
+    | ImagesFound
+    | ImageProgressed
+    | ImageFetched
+    | ImageRemoved,
     Field(discriminator="event"),
 ]
 
@@ -417,6 +551,8 @@ class Hello(Word):
     capabilities: Capabilities
     address: str | None
     held: tuple[Held, ...]
+    request: str = ""
+    """For a certificate (a PKCS #10 request, PEM)."""
 
 
 class Welcome(Word):
@@ -429,6 +565,10 @@ class Welcome(Word):
     key: str
     """32 bytes, hexadecimal."""
     heartbeat_seconds: float
+    certificate: str = ""
+    """What the node is to show to those who dial it (PEM). Another one comes with the next hello."""
+    authority: str = ""
+    """Who vouches for the controller and all its nodes (PEM); empty: nothing between machines is sealed."""
 
 
 class Turned(Word):

@@ -249,7 +249,7 @@ def test_a_part_that_dies(drill: Drill, name: str) -> None:
         until(lambda: drill.view().status == "running", "the session to run")
     assert drill.view().node == ("there" if row.outcome == "goes on" else "here"), drill.view().reason
     assert doubles == []
-    _the_client_heard(drill, row.outcome == "rolled back", row.hears_all)
+    the_client_heard(drill, row.outcome == "rolled back", row.hears_all)
     assert execute(drill.kernel, "verify()") == "0"
     assert len(copies(drill.session)) == 1
     if not drill.parts.alive("there"):
@@ -282,7 +282,7 @@ def test_criu_killed_at_any_moment_of_a_restore_costs_nothing(drill: Drill) -> N
             _move_with_criu_killed(drill, "restore", milliseconds)
             drill.counts_on()
     assert doubles == []
-    _the_client_heard(drill, was_reset=False)
+    the_client_heard(drill, was_reset=False)
     assert execute(drill.kernel, "verify()") == "0"
 
 
@@ -299,11 +299,11 @@ def test_criu_killed_at_any_moment_of_a_dump_costs_nothing_in_silence(drill: Dri
             reply = drill.kernel.get_shell_msg(timeout=20)["content"]
             assert reply["status"] == "error", reply
             return
-        _the_client_heard(drill, was_reset=drill.view().epoch > epoch)
+        the_client_heard(drill, was_reset=drill.view().epoch > epoch)
         assert execute(drill.kernel, "verify()") == "0"
 
 
-def _the_client_heard(drill: Drill, was_reset: bool, all_of_it: bool = True) -> None:
+def the_client_heard(drill: Drill, was_reset: bool, all_of_it: bool = True) -> None:
     """Each line once and in order, until the cell is interrupted, or answered because the streams were reset."""
     if was_reset:
         reply = drill.kernel.get_shell_msg(timeout=20)["content"]

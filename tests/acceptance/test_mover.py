@@ -183,7 +183,7 @@ def test_another_image_of_the_same_name_is_refused_before_the_freeze(ground: Gro
     with pytest.raises(SojournError):
         move.run()
     assert isinstance(move.failure, Incompatible)
-    assert "podman pull" in move.failure.hint
+    assert "sojourn image pull" in move.failure.hint
     assert move.named(SessionFrozen) is None
     assert move.departure.resumed
     assert runs(here)

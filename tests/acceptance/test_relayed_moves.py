@@ -1,4 +1,5 @@
-"""Hosts are network namespaces joined by veth: nodes that nobody can dial, and a kernel that moves between them.
+"""Hosts are network namespaces joined by veth: nodes that nobody can dial, and a kernel that moves between them. All
+that they say to each other is sealed: somebody reads along on the links.
 
 The controller, the front and the client are on this machine's own network, to which each host has a link of its own.
 """
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +35,10 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120)]
 
 NET = f"198.18.{os.getpid() % 250}"
 """For benchmarks of networks (RFC 2544), so nobody's."""
+ETH_P_ALL = 3
+SO_RCVBUFFORCE = 33
+FETCHING = b'{"sojourn":1,"call":"'
+SECRET = os.urandom(16).hex()
 MACHINE = "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo ready && exec sleep infinity"
 
 
@@ -95,6 +102,38 @@ class Host:
             run("ip", "link", "delete", self.link)
 
 
+class Eavesdropper:
+    """Reads along on links, as anybody on the way can, and looks for words."""
+
+    def __init__(self, links: list[str], *words: bytes) -> None:
+        self.words, self.read = words, set[bytes]()
+        self.bytes = 0
+        self._over = False
+        self._ears = [self._ear(link) for link in links]
+
+    def _ear(self, link: str) -> threading.Thread:
+        listening = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 256 << 20)
+        listening.bind((link, 0))
+        listening.settimeout(0.2)
+        ear = threading.Thread(target=self._listen, args=(listening,))
+        ear.start()
+        return ear
+
+    def _listen(self, listening: socket.socket) -> None:
+        with listening:
+            while not self._over:
+                with suppress(TimeoutError):
+                    frame = listening.recv(1 << 18)
+                    self.bytes += len(frame)
+                    self.read |= {word for word in self.words if word in frame}
+
+    def end(self) -> None:
+        self._over = True
+        for ear in self._ears:
+            ear.join()
+
+
 class Lab:
     """A controller here, and agents on hosts."""
 
@@ -117,7 +156,7 @@ class Lab:
         self.programs.insert(0, self.programs.pop())
 
     def start_agent(self, host: Host, *arguments: str) -> None:
-        url = f"http://{host.gateway}:{self._port}"
+        url = f"https://{host.gateway}:{self._port}"
         self._start(host.name, host.inside(), "sojourn.agent", "--controller", url, "--name", host.name, *arguments)
 
     def _start(self, name: str, before: list[str], module: str, *arguments: str) -> None:
@@ -198,13 +237,25 @@ def lab() -> Iterator[tuple[Lab, Client, Host, Host]]:
         yield found
 
 
-def test_a_kernel_moves_between_hosts_that_can_not_reach_each_other(lab: tuple[Lab, Client, Host, Host]) -> None:
+@pytest.fixture
+def eavesdropper(lab: tuple[Lab, Client, Host, Host]) -> Iterator[Eavesdropper]:
+    _, _, *hosts = lab
+    words = (SECRET.encode(), b'"ticket"', b"Bearer ", FETCHING)
+    ears = Eavesdropper([host.link for host in hosts], *words)
+    yield ears
+    ears.end()
+
+
+def test_a_kernel_moves_between_hosts_that_can_not_reach_each_other(
+    lab: tuple[Lab, Client, Host, Host], eavesdropper: Eavesdropper
+) -> None:
     laboratory, client, shy, neighbour = lab
+    assert [node.traffic for node in client.nodes()] == ["sealed", "sealed"]
     assert [node.address and node.address.rpartition(":")[0] for node in client.nodes()] == [neighbour.address, None]
     manager, kernel = start_kernel(needs="shy")
     try:
         session = session_of(manager)
-        execute(kernel, "x = list(range(2_000_000))")
+        execute(kernel, f"x = list(range(2_000_000)); secret = '{SECRET}' * 10_000")
         assert laboratory.relayed_to("shy") == 1  # the tunnel
 
         laboratory.restart_controller()  # it takes the tunnel's connection with it, and the tunnel goes on
@@ -232,6 +283,9 @@ def test_a_kernel_moves_between_hosts_that_can_not_reach_each_other(lab: tuple[L
         assert not moved.report.relayed
         assert execute(kernel, "sum(x)") == "1999999000000"
         assert laboratory.relayed_to("open") == before
+        assert execute(kernel, "secret[:32]") == repr(SECRET)
+        assert eavesdropper.read == {FETCHING}  # what an agent says to the relay; all behind it is sealed
+        assert eavesdropper.bytes > 50_000_000  # the moves' memory went by these links
     finally:
         end_kernel(manager, kernel)
         until(lambda: not client.sessions(), "the session's end")

@@ -4,6 +4,7 @@ what the test tells it to say."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from sojourn import wire
 from sojourn.chunks import Manifest, Vault, open_store
-from sojourn.model import Capabilities, Inspection, Load, MoveReport, Resources, SaveReport
+from sojourn.model import Capabilities, Image, Inspection, Load, MoveReport, Resources, SaveReport
 from sojourn.wire import Acknowledge, Held, Hello, Instruct, Report, Turned, Welcome, from_controller
 
 GIGABYTE = 2**30
@@ -50,6 +51,8 @@ class FakeAgent:
         self.capabilities = capabilities(**changes)
         self.held: tuple[Held, ...] = ()
         self.inspection = Inspection(memory_bytes=GIGABYTE // 10, private_dirty_bytes=GIGABYTE // 20)
+        self.images: dict[str, Image] | None = None
+        """By name; None: whatever is asked for is there."""
         self.heard: list[Any] = []
         self.acknowledged = 0
         self.key = ""
@@ -127,7 +130,7 @@ class FakeAgent:
         answer = _ANSWERS.get(asked.do)
         if answer:
             for event in answer(self, asked):
-                await self.report(event, 0 if asked.do in ("inspect_session", "send_log") else None)
+                await self.report(event, 0 if asked.do in _CASUAL else None)
 
 
 def _events(kind: type, *names: str) -> Callable[[FakeAgent, Any], list[Any]]:
@@ -167,6 +170,21 @@ def _woken(agent: FakeAgent, asked: wire.WakeSession) -> list[Any]:
     return [wire.SessionThawed(**known), wire.SessionFilled(**known)]
 
 
+def _images_found(agent: FakeAgent, asked: wire.LookForImages) -> list[Any]:
+    if agent.images is None:
+        found = [image(asked.reference)] if asked.reference else []
+    else:
+        found = [one for name, one in agent.images.items() if asked.reference in (name, one.id, "")]
+    return [wire.ImagesFound(request=asked.request, images=tuple(found))]
+
+
+def image(name: str, **changes: Any) -> Image:
+    """One of that name, or of that id."""
+    identity = name if len(name) == 64 else hashlib.sha256(name.encode()).hexdigest()
+    return Image(**{"id": identity, "names": (name,), "size_bytes": GIGABYTE, "created_at": 1.0, **changes})
+
+
+_CASUAL = ("inspect_session", "send_log", "look_for_images", "remove_image")
 _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
     "start_sandbox": lambda agent, asked: [
         wire.SandboxStarted(
@@ -180,6 +198,8 @@ _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
     "send_log": lambda agent, asked: [
         wire.LogSent(request=asked.request, session=asked.session, text=f"log at {agent.name}")
     ],
+    "look_for_images": _images_found,
+    "remove_image": lambda _, asked: [wire.ImageRemoved(request=asked.request)],
     "prepare_arrival": _events(wire.ArrivalPrepared, "move", "session"),
     "depart": lambda _, asked: [
         wire.SessionFrozen(move=asked.move, session=asked.session),

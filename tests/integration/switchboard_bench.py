@@ -22,7 +22,7 @@ from sojourn.front.ledger import Ledger
 from sojourn.front.parties import Line
 from sojourn.front.recollection import Recollection
 from sojourn.front.switchboard import Switchboard
-from sojourn.model import MovePhase, MoveView, SessionStatus, SessionView
+from sojourn.model import MovePhase, MoveReport, MoveView, SessionStatus, SessionView
 
 
 class DirectEnd:
@@ -138,8 +138,9 @@ class Bench:
             reason=reason,
         )  # fmt: skip
         move = phase and MoveView(
-            id="m", session="s1", source="here", target="there", strategy="lazy", phase=phase, started_at=0.0
-        )
+            id="m", session="s1", source="here", target="there", strategy="lazy", phase=phase, started_at=0.0,
+            report=MoveReport(froze=True),
+        )  # fmt: skip
         self.switchboard.watched(Watched(session=view, place=None, next_place=None, move=move))
 
     def close(self) -> None:

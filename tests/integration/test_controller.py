@@ -367,7 +367,6 @@ async def test_what_cannot_be_frozen_is_refused_before(house: Running) -> None:
     [
         ({"arch": "aarch64"}, "aarch64"),
         ({"sandboxes": ("process",)}, "runc"),
-        ({"root_id": "another"}, "root"),
         ({"strategies": (), "refusals": {"copy": "no criu"}}, "no criu"),
     ],
 )

@@ -20,13 +20,15 @@ from tests.integration.fake_agent import FakeAgent
 from sojourn import tickets
 from sojourn.agent.calls import fetch
 from sojourn.agent.data_port import Claims, DataPort
+from sojourn.agent.identity import Identity
 from sojourn.agent.journal import Journal
-from sojourn.agent.line import Identity, Line
+from sojourn.agent.line import Line
 from sojourn.agent.links import DialledLink
 from sojourn.client import AsyncClient
 from sojourn.client.words import TokenRequest
 from sojourn.controller import Controller, relay
 from sojourn.controller.app import build_app
+from sojourn.controller.authority import Shown, kept, own_names
 from sojourn.controller.port import SharedPort
 from sojourn.controller.relay import Relay
 from sojourn.database import Database, sqlite_url
@@ -55,7 +57,9 @@ class Place:
         self.http: list[socket.socket] = []
         self.calls: list[tuple[str, str]] = []
         self.relay = Relay(self.listener)
-        self.relay.open(self.http.append, lambda node, call: self.calls.append((node, call)))
+        self.relay.open(
+            lambda connection, first: self.http.append(connection), lambda node, call: self.calls.append((node, call))
+        )
         self._open: list[socket.socket] = []
 
     def dial(self, *said: bytes) -> socket.socket:
@@ -121,6 +125,19 @@ def test_nobody_waits_for_an_agent_for_ever(place: Place, monkeypatch: pytest.Mo
     assert isinstance(late, Unknown)
 
 
+def test_who_waits_for_a_node_whose_line_ends_is_told_at_once(place: Place) -> None:
+    caller, other = place.dial(line(node="n")), place.dial(line(node="other"))
+    eventually(lambda: len(place.calls) == 2)
+    place.relay.node_left("n")
+    refused = refusal(caller)
+    assert isinstance(refused, Unreachable)
+    assert refused.message == "The line to node n ended."
+    assert refusal(place.dial(line(call=dict(place.calls)["n"])))
+    agent = place.dial(line(call=dict(place.calls)["other"]) + b"hello")
+    assert agent
+    assert other.recv(100) == b"hello"
+
+
 @pytest.mark.parametrize("said", [b"{}\n", b'{"node": 5}\n', b"{nonsense\n", line(ticket="t"), line(call="guessed")])
 def test_whoever_is_no_caller_is_told_so(place: Place, said: bytes) -> None:
     assert refusal(place.dial(said)).code in ("invalid", "unknown")
@@ -152,7 +169,7 @@ class ShyNode:
         self.identity = Identity.load(folder / "node.json", token)
         self.journal = Journal(folder / "journal.sqlite", "boot")
         self.claims: list[Claims] = []
-        self.port = DataPort(lambda: self.identity.key, {"tunnel": self._echo})
+        self.port = DataPort(lambda: self.identity.key, {"tunnel": self._echo}, lambda: self.identity.seal)
         self.fetching = True
         self._relay = relay_of(url)
         self._tasks: list[asyncio.Task[None]] = []
@@ -161,7 +178,7 @@ class ShyNode:
     def _hello(self) -> Hello:
         pretended = FakeAgent("", "", "shy")
         pretended.address = None
-        return pretended.hello()
+        return pretended.hello().model_copy(update={"request": self.identity.request()})
 
     def _called(self, call: str) -> None:
         if self.fetching:
@@ -193,30 +210,38 @@ class ShyNode:
 
 
 class House:
-    def __init__(self, url: str, client: AsyncClient, node: ShyNode) -> None:
-        self.url, self.client, self.node = url, client, node
+    def __init__(self, url: str, client: AsyncClient, node: ShyNode, authority: str) -> None:
+        self.url, self.client, self.node, self.authority = url, client, node, authority
 
     async def link(self, ticket: str, node: str = "shy", address: str = "") -> DialledLink:
-        return await asyncio.to_thread(DialledLink, Routes(node, address, relay_of(self.url)), ticket)
+        routes = Routes(node, address, relay_of(self.url), self.authority)
+        return await asyncio.to_thread(DialledLink, routes, ticket)
 
 
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+@pytest.fixture(params=["plain", "sealed"])
+async def house(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[House]:
+    """What is relayed is the same, sealed or not."""
+    monkeypatch.setenv("SOJOURN_HOME", str(tmp_path))
     database = Database(sqlite_url(tmp_path / "db"))
-    controller = Controller(database)
-    join_token = controller.gate.create(TokenRequest(kind="join", name="test"), time.time())[1]
-    secret = controller.gate.create(TokenRequest(kind="api", name="test", admin=True), time.time())[1]
+    authority = kept(database, time.time()) if request.param == "sealed" else None
+    controller = Controller(database, authority=authority)
+    pinned = authority.pinned if authority else str
+    join_token = pinned(controller.gate.create(TokenRequest(kind="join", name="test"), time.time())[1])
+    token = pinned(controller.gate.create(TokenRequest(kind="api", name="test", admin=True), time.time())[1])
     config = uvicorn.Config(build_app(controller), log_config=None, ws="websockets-sansio")
-    server = SharedPort(config, controller.roster)
+    shown = Shown(authority, own_names, time.time()).context if authority else None
+    server = SharedPort(config, controller.roster, shown)
     listener = socket.create_server(("127.0.0.1", 0))
-    url = "http://{}:{}".format(*listener.getsockname())
+    url = "{}://{}:{}".format("https" if authority else "http", *listener.getsockname())
     serving = threading.Thread(target=server.run, args=([listener],))
     with patch.object(SharedPort, "capture_signals", nullcontext):
         serving.start()
-        async with AsyncClient(url, secret) as client:
+        async with AsyncClient(url, token) as client:
             node = ShyNode(url, join_token, tmp_path)
             async with node.online():
-                yield House(url, client, node)
+                yield House(url, client, node, controller.roster.authority)
         server.should_exit = True
         await asyncio.to_thread(serving.join)
     database.close()
@@ -265,9 +290,11 @@ async def test_unknown_and_silent_nodes(house: House, monkeypatch: pytest.Monkey
 
 async def test_an_offline_node_is_refused_at_once(house: House) -> None:
     token = await house.client.create_token("join", "gone")
-    gone = FakeAgent(house.url, token["token"], "gone")
+    gone = FakeAgent(house.url.replace("https:", "http:"), token["token"], "gone")  # on this machine both are spoken
     await gone.dial()
     await gone.hang_up()
+    while [node.status for node in await house.client.nodes() if node.name == "gone"] != ["offline"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="Node gone is offline"):
         await house.link("t", node="gone")

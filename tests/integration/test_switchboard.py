@@ -280,3 +280,14 @@ def test_truncated_output_is_said_in_the_cell_that_printed_it(bench: Bench) -> N
     notices = [message["content"] for message in heard if message["msg_type"] == "stream"]
     assert [notice["name"] for notice in notices] == ["stderr"]
     assert "output truncated here" in notices[0]["text"]
+
+
+def test_a_cell_whose_end_was_truncated_ends_all_the_same(bench: Bench) -> None:
+    client = bench.client()
+    bench.switchboard._unfinished.heard = lambda message: None  # type: ignore[method-assign]
+    asked = client.execute("1")
+    _, _ = finish(client, asked)
+    bench.switchboard._loop.soon(partial(bench.end.on_cut, bench.switchboard._endpoints["iopub"], TRUNCATED))
+    assert client.get_iopub_msg(timeout=5)["content"]["name"] == "stderr"
+    last = client.get_iopub_msg(timeout=5)
+    assert (last["content"], last["parent_header"]["msg_id"]) == ({"execution_state": "idle"}, asked)

@@ -542,6 +542,28 @@ def test_output_waits_in_the_spool_and_is_cut_off_with_a_reason_when_that_is_ful
     rider.stop()
 
 
+def test_a_program_need_not_wait_for_a_way_that_has_ended_without_a_word(tmp_path: Path, near: AnchorThread) -> None:
+    port, size = free_port(), 12
+    argv = [sys.executable, "-c", SOURCE, str(port), str(size)]
+    rider = RiderProcess(tmp_path, str(tmp_path / "rider"), argv)
+    agent = FakeAgent(rider, passes=True)
+    near.call(near.anchor.place, agent.place())
+    connection = near.connect(near.call(near.anchor.listen, f"tcp:127.0.0.1:{port}"))
+    received = len(connection.recv(1000))
+    gone = threading.Event()
+    near.anchor.loop.soon(gone.wait)  # as a laptop that sleeps: its system takes what comes, and nobody answers
+    wait_for(lambda: _spooled(tmp_path) > 4 << 20)
+    gone.set()
+    while received < size << 20:
+        received += len(connection.recv(1 << 20))
+    agent.close()
+    rider.stop()
+
+
+def _spooled(folder: Path) -> int:
+    return sum(file.stat().st_size for file in (folder / "spool").glob("*"))
+
+
 def test_nothing_is_kept_for_the_anchor_of_a_front_that_was_killed(tmp_path: Path) -> None:
     port = free_port()
     rider = RiderProcess(

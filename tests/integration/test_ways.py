@@ -97,8 +97,8 @@ async def test_every_way_tells_everything_that_stands_in_it(house: Running) -> N
     ways = {(way.source, way.target): way for way in await house.client.ways()}
     kinds = {pair: [obstacle.kind for obstacle in way.obstacles] for pair, way in ways.items()}
     assert len(kinds) == 12
-    assert kinds["great", "small"] == ["offline", "cpu", "registers", "root"]
-    assert kinds["small", "great"] == ["offline", "draining", "root"]
+    assert kinds["great", "small"] == ["offline", "cpu", "registers"]
+    assert kinds["small", "great"] == ["offline", "draining"]
     assert kinds["great", "arm"] == ["arch"]
     assert kinds["great", "laptop"] == ["live", "cpu", "registers"]
     (message,) = {obstacle.message for obstacle in ways["arm", "laptop"].obstacles if obstacle.kind == "live"}

@@ -31,6 +31,7 @@ from sojourn.model import (
     CheckpointView,
     MovePhase,
     MovePlan,
+    MoveReport,
     MoveView,
     Place,
     SessionSpec,
@@ -193,7 +194,7 @@ class ToyController:
             os.kill(pid, signal.SIGSTOP)
         move = MoveView(
             id="m", session=session.id, source=session.view.node or "", target=place, strategy="lazy",
-            phase=MovePhase.DEPARTING, started_at=0.0,
+            phase=MovePhase.DEPARTING, started_at=0.0, report=MoveReport(froze=True),
         )  # fmt: skip
         self.change(session, move, status=SessionStatus.MOVING, move="m")
 

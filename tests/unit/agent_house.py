@@ -95,7 +95,7 @@ class PretendedMover:
         self.tell(SessionFilled(move="m", session="s", incarnation=2, report=MoveReport()))
 
     def __getattr__(self, name: str) -> Callable[[], None]:
-        if name in ("commit", "roll_back", "prepare", "abandon"):
+        if name in ("commit", "roll_back", "prepare", "halt", "abandon"):
             return lambda: self.did.append(name)
         raise AttributeError(name)
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from sojourn.agent import line as line_module
+from sojourn.agent.identity import Identity
 from sojourn.agent.journal import Journal
-from sojourn.agent.line import Identity, Line, websocket_url
+from sojourn.agent.line import Line, websocket_url
 from sojourn.model import Capabilities, Load, Resources
 from sojourn.testing.scripted_controller import JOIN_TOKEN, ScriptedController, scripted_controller
 from sojourn.wire import (

@@ -189,6 +189,24 @@ async def test_a_rollback_in_the_middle_of_the_departure_ends_it(house: House, s
     assert house.life.incarnation == 3
 
 
+async def test_a_session_that_can_not_be_rolled_back_is_told_dead_whatever_is_left_of_it(
+    house: House, sandbox: PretendedSandbox, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise SandboxFailed("It does not let go.")
+
+    await house.inhabit()
+    made = script(sends_all)
+    house.runner.instruct(DEPART)
+    await house.hears(SessionFrozen)
+    await house.hears(SessionSent)
+    monkeypatch.setattr(made[0], "roll_back", fails, raising=False)
+    monkeypatch.setattr(sandbox, "remove", fails)
+    house.runner.instruct(RollBackMove(move="m", session="s", incarnation=3, epoch=2))
+    assert (await house.hears(SessionDied)).incarnation == 3
+    assert [life.state for life in house.journal.lives()] == ["stopping"]
+
+
 async def test_a_scathed_session_lets_nobody_in_before_its_new_epoch(
     house: House, sandbox: PretendedSandbox, script: Script
 ) -> None:
@@ -407,7 +425,7 @@ async def test_an_arrival_that_stumbles_waits_for_its_verdict(
         house.runner.instruct(AbandonArrival(move="m", session="s"))
         await house.hears(ArrivalAbandoned)
         assert json.loads(client.recv(1000))["ok"] is False
-    assert made[0].did == ["prepare", "abandon"]
+    assert made[0].did == ["prepare", "halt", "abandon"]
     assert "removed" in sandbox.did
     assert house.journal.lives() == []
 

@@ -388,7 +388,7 @@ async def test_a_checkpoint_that_is_damaged_is_called_so_and_given_up(
     assert house.runner.held()[0].state == "arriving"
     house.runner.instruct(AbandonArrival(move="m", session="s"))
     await house.hears(ArrivalAbandoned)
-    assert (made[0].did, sandbox.did) == (["prepare", "abandon"], ["removed"])
+    assert (made[0].did, sandbox.did) == (["prepare", "halt", "abandon"], ["removed"])
     house.runner.instruct(WAKE)  # asked for before the controller had heard of its end
     await asyncio.sleep(0.05)
     assert (len(made), house.journal.lives()) == (1, [])

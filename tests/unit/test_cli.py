@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sojourn.cli import account, connection, lists, main, move, parts, screen
-from sojourn.client import Moved, Watched
-from sojourn.errors import Invalid, MoveFailed, Unknown, Unreachable
+from sojourn.client import Client, Moved, Watched
+from sojourn.errors import Invalid, MoveFailed, Unauthorized, Unknown, Unreachable
 from sojourn.model import Capabilities, Folder, Load, MovePhase, MovePlan, MoveReport, MoveView, NodeView, SessionView
 from sojourn.model.nodes import NodeStatus
 from sojourn.model.resources import Resources
@@ -379,6 +379,21 @@ def test_login_keeps_the_rest_of_the_settings(own_home: Path) -> None:
 )
 def test_addresses_of_controllers(given: str, url: str) -> None:
     assert account.normal_url(given) == url
+
+
+def test_a_token_that_names_an_authority_is_for_https_except_on_this_machine() -> None:
+    assert account.normal_url("lab:8571", "secret.f00d") == "https://lab:8571"
+    assert account.normal_url("127.0.0.1:8571", "secret.f00d") == "http://127.0.0.1:8571"
+    assert account.normal_url("http://lab:8571", "secret.f00d") == "http://lab:8571"  # refused when it is dialled
+    with Client("http://lab:8571", "secret.f00d") as dialled, pytest.raises(Unauthorized, match="not encrypted"):
+        dialled.nodes()
+
+
+def test_nodes_whose_traffic_can_be_read_on_the_way_are_named(client: MadeUpClient, monkeypatch) -> None:
+    assert "encrypted" not in run("nodes").stdout
+    open_one = node("far").model_copy(update={"traffic": "open"})
+    monkeypatch.setattr(client, "nodes", lambda: [node("here"), open_one])
+    assert "Not encrypted between machines: far." in run("nodes").stdout
 
 
 @pytest.mark.parametrize("given", ["ftp://lab", "http://", "https://lab/user/ada", ""])

@@ -12,15 +12,15 @@ from sojourn.cli.ways import legend
 from sojourn.model import Obstacle, Way
 
 CPU = Obstacle(kind="cpu", message="The target's CPU lacks avx512f, which the session may use.", hint="…")
-ROOT = Obstacle(kind="root", message="The two nodes' root file systems differ.", hint="…")
+CRIU = Obstacle(kind="criu", message="CRIU 4.1 at the target can't read images of CRIU 4.2.", hint="…")
 LIVE = Obstacle(kind="live", message="mac can't take live moves: runc needs Linux.", hint="…")
 WAYS = [
-    Way(source="big", target="small", obstacles=(CPU, ROOT)),
+    Way(source="big", target="small", obstacles=(CPU, CRIU)),
     Way(source="small", target="big"),
     Way(source="big", target="mac", obstacles=(LIVE,)),
     Way(source="mac", target="big", obstacles=(LIVE,)),
     Way(source="small", target="mac", obstacles=(LIVE,)),
-    Way(source="mac", target="small", obstacles=(LIVE, ROOT)),
+    Way(source="mac", target="small", obstacles=(LIVE, CRIU)),
 ]
 
 
@@ -49,20 +49,19 @@ def test_a_row_is_where_a_session_is_and_a_column_where_it_would_go(monkeypatch:
     lines = [line.split() for line in run(monkeypatch, WAYS).splitlines()]
     assert lines[:4] == [
         ["FROM", "/", "TO", "big", "mac", "small"],
-        ["big", "·", "L", "C", "F"],
-        ["mac", "L", "·", "L", "F"],
+        ["big", "·", "L", "C", "V"],
+        ["mac", "L", "·", "L", "V"],
         ["small", "✓", "L", "·"],
     ]
 
 
 def test_each_reason_is_told_once_with_the_pairs_it_is_true_of() -> None:
     assert list(legend(WAYS)) == [
-        "\nL can't take live moves   C a lesser CPU   F other files\n",
+        "\nL can't take live moves   C a lesser CPU   V an older CRIU\n",
         "L  mac can't take live moves: runc needs Linux.",
         "C  big → small: The target's CPU lacks avx512f, which the session may use.",
-        "F  big → small, mac → small: The two nodes' root file systems differ.",
+        "V  big → small, mac → small: CRIU 4.1 at the target can't read images of CRIU 4.2.",
         "C: not for sessions that were started for the whole fleet (`cpu` = fleet).",
-        "F: not for sessions that were started from an image.",
     ]
 
 
@@ -74,4 +73,4 @@ def test_where_all_can_go_there_is_nothing_to_explain(monkeypatch: pytest.Monkey
 def test_as_json_every_pair_comes_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     first = json.loads(run(monkeypatch, WAYS, "--json"))[0]
     assert (first["source"], first["target"]) == ("big", "small")
-    assert [obstacle["kind"] for obstacle in first["obstacles"]] == ["cpu", "root"]
+    assert [obstacle["kind"] for obstacle in first["obstacles"]] == ["cpu", "criu"]

@@ -96,7 +96,7 @@ def test_the_family_decides_the_package_manager(os_release: str, family: str) ->
 
 def test_another_system_is_degraded_not_broken() -> None:
     findings = checks.examine(MadeUp(system="Darwin", root=False))
-    assert [finding.name for finding in findings] == ["system", "rights", "jupyterlab"]
+    assert [finding.name for finding in findings] == ["system", "rights", "jupyterlab", "encryption"]
     assert all(finding.state is not State.MISSING for finding in findings)
     assert "Linux" in findings[0].detail
 
@@ -300,3 +300,15 @@ def test_fix_does_nothing_where_all_is_well(monkeypatch: pytest.MonkeyPatch) -> 
     told: list[str] = []
     cures.cure(MadeUp(), told.append)
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("url", "state"),
+    [("", State.OK), ("http://127.0.0.1:1", State.OK), ("https://lab", State.OK), ("http://lab", State.DEGRADED)],
+)
+def test_it_says_whether_the_controller_is_spoken_to_in_the_open(
+    url: str, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOJOURN_CONTROLLER", url)
+    monkeypatch.setenv("SOJOURN_HOME", "/nonexistent")
+    assert checks.check_encryption(MadeUp()).state is state

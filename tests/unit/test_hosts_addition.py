@@ -11,7 +11,7 @@ from tests.unit.test_cli import node, session
 from tests.unit.test_hosts_survey import SAID
 
 from sojourn.cli.hosts import Talk, ability
-from sojourn.errors import Busy, Invalid, Refused, SojournError, Unknown, Unreachable
+from sojourn.errors import Invalid, Refused, SojournError, Unknown, Unreachable
 from sojourn.hosts import addition, book, delivery, removal, ssh
 from sojourn.hosts.addition import Addition, Wish
 from sojourn.hosts.book import Host
@@ -168,6 +168,7 @@ def test_a_way_that_can_not_work_is_refused():
     with pytest.raises(Invalid, match="certificate"):
         addition._require_way(Wish("ada@far"), Controller("https://lab", ""), far)
     addition._require_way(Wish("ada@far"), OURS, far)
+    addition._require_way(Wish("ada@far"), Controller("https://lab", "secret.f00d"), far)  # known by its fingerprint
     addition._require_way(Wish("ada@far", direct=True), Controller("https://lab", ""), far)
 
 
@@ -184,11 +185,9 @@ def controller(monkeypatch):
     return made
 
 
-def test_a_node_with_sessions_stays_unless_they_are_to_end(controller):
+def test_sessions_end_only_by_force(controller):
     controller.alive = [session(place="far")]
-    with pytest.raises(Busy, match="far holds sessions: analysis"):
-        removal.remove("far", False, OURS, lambda: None, Voice())
-    removal.remove("far", True, OURS, lambda: None, Voice())
+    removal.remove("far", "end", OURS, lambda: None, Voice())
     assert controller.done == ["stop s123456789", "forget far"]
 
 
@@ -199,14 +198,14 @@ def test_a_host_that_can_not_be_reached_is_forgotten_by_force_only(controller, m
     monkeypatch.setattr(removal, "Connection", unreachable)
     book.keep(Host("far", "ada@far", port=8571))
     with pytest.raises(Unreachable, match="no route"):
-        removal.remove("far", False, OURS, lambda: None, Voice())
+        removal.remove("far", "ask", OURS, lambda: None, Voice())
     assert "far" in book.hosts()
     voice = Voice()
-    removal.remove("far", True, OURS, lambda: None, voice)
+    removal.remove("far", "end", OURS, lambda: None, voice)
     assert "What was installed on ada@far is left there: no route to host" in voice.heard
     assert book.hosts() == {}
     with pytest.raises(Unknown):
-        removal.remove("nobody", False, OURS, lambda: None, Voice())
+        removal.remove("nobody", "ask", OURS, lambda: None, Voice())
 
 
 def test_a_line_says_what_a_new_node_can_do():

@@ -45,6 +45,17 @@ def test_our_own_launcher_is_resolved_to_the_kernel_it_would_start():
     assert kernel_command(through_module) == ("/env/bin/python", *expected[1:])
 
 
+def test_from_an_image_it_is_the_images_python_and_shell(tmp_path):
+    client = {"PYTHONPATH": "/lib", "VIRTUAL_ENV": "/env", "CONDA_PREFIX": "/conda", "SHELL": "/bin/zsh", "LANG": "C"}
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = kernel_spec(command, client, str(tmp_path), "unique", wishes=Wishes(image="localhost/data"))
+    assert (spec.program.argv[0], spec.program.env) == ("python3", {"LANG": "C"})
+    foreign = kernel_spec(["/opt/R/bin/R", "-f"], client, str(tmp_path), "unique", wishes=Wishes(image="localhost/r"))
+    assert foreign.program.argv[0] == "/opt/R/bin/R"
+    without = kernel_spec(command, client, str(tmp_path), "unique")
+    assert (without.program.argv[0], without.program.env) == (sys.executable, client)
+
+
 def test_tokens_and_the_parent_stay_outside():
     secret = (
         "SOJOURN_TOKEN",
@@ -133,3 +144,9 @@ def test_the_spec_holds_it_all(tmp_path):
     assert spec.program.cwd == str(tmp_path)
     assert spec.needs == needs
     assert (spec.image, spec.sandbox, spec.cpu, spec.ends_with_program) == (wishes.image, "runc", "fleet", False)
+
+
+def test_of_a_folder_that_is_named_twice_holds_what_is_said_last(tmp_path: Path) -> None:
+    """A notebook may lie in the home itself."""
+    wishes = Wishes(mounts=({"path": "{home}", "mode": "left"}, {"path": "{cwd}", "mode": "carried"}))
+    assert mounts(wishes, str(tmp_path), str(tmp_path)) == (Mount(path=str(tmp_path), mode="carried"),)

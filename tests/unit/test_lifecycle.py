@@ -29,7 +29,7 @@ from sojourn.lifecycle import (
     next_place,
     place,
 )
-from sojourn.model import MovePhase, MoveReport, Program, SessionSpec, SessionStatus
+from sojourn.model import MovePhase, MoveReport, Program, SessionSpec, SessionStatus, Shipment
 from sojourn.wire import Held
 
 LIMITS = Limits(start_s=100, prepare_s=100, send_s=100, thaw_s=50, fill_s=50, fence_s=20, answer_s=30)
@@ -225,6 +225,23 @@ def test_events_that_come_twice_change_nothing() -> None:
     story.hear("there", wire.SessionThawed, incarnation=2).hear("there", wire.SessionFilled, incarnation=2)
     story.hear("here", wire.MoveCommitted).hear("here", wire.MoveStumbled, side="source", resumed=True)
     assert (story.session, story.instructions()) == (before, [])
+
+
+def test_what_goes_ahead_may_take_long_and_the_session_runs_on() -> None:
+    """Every piece of news puts off the deadline; it stands still only once its node says so."""
+    story = departing()
+    for done in (1, 2, 3):
+        half = Shipment(what="environment", done_bytes=done, total_bytes=3)
+        story.after(LIMITS.send_s * 0.9).hear("here", wire.ShipmentProgressed, shipment=half)
+    assert story.phase is MovePhase.DEPARTING
+    assert story.session.move is not None
+    assert not story.session.move.view("s").stands_still
+    assert story.session.move.report.shipments == (half,)
+    story.hear("here", wire.SessionFrozen)
+    assert story.session.move.view("s").stands_still
+    story.hear("here", wire.SessionSent).hear("there", wire.SessionThawed, incarnation=2)
+    assert not story.session.move.view("s").stands_still
+    assert story.session.move.report.shipments == (half,)
 
 
 @pytest.mark.parametrize("begun", [preparing, departing, sent, filling, committing])

@@ -10,7 +10,7 @@ from sojourn.rider.spool import Spool
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    return Spool(str(tmp_path / "spool"), memory_bytes=10, disk_bytes=20)
+    return Spool(str(tmp_path / "spool"), memory_bytes=10, disk_bytes=20, own_bytes=0)
 
 
 def files(spool: Spool) -> int:
@@ -26,6 +26,17 @@ def test_memory_first_then_a_file_then_full(spool: Spool) -> None:
     backlog.add(b"c" * 5)
     assert backlog.full
     assert spool.backlog().full, "the bounds are shared"
+
+
+def test_what_one_stream_keeps_leaves_a_little_room_for_each_other(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "spool"), memory_bytes=10, disk_bytes=20, own_bytes=5)
+    output, replies = spool.backlog(), spool.backlog()
+    for _ in range(3):
+        output.add(b"o" * 10)
+    assert output.full
+    replies.add(b"answer")
+    assert replies.full
+    assert replies.take(99) == b"answer"
 
 
 def test_what_comes_out_is_what_went_in_and_nothing_stays(spool: Spool) -> None:
@@ -46,7 +57,7 @@ def test_what_comes_out_is_what_went_in_and_nothing_stays(spool: Spool) -> None:
 
 def test_a_disk_that_fails_loses_nothing_and_makes_it_full(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("where the folder should be")
-    spool = Spool(str(tmp_path / "a file"), memory_bytes=10, disk_bytes=1000)
+    spool = Spool(str(tmp_path / "a file"), memory_bytes=10, disk_bytes=1000, own_bytes=0)
     backlog = spool.backlog()
     backlog.add(b"a" * 10)
     backlog.add(b"b" * 10)

@@ -224,6 +224,15 @@ def test_what_cannot_go_on_by_itself_is_told_to() -> None:
     assert (story.status, place(story.session)) == (SessionStatus.RUNNING, Berth("here", 2, 1))
 
 
+def test_a_rollback_that_nobody_answers_is_told_again_while_its_node_is_there() -> None:
+    story = suspending().stumbles().after(61)
+    assert story.instructions() == [("here", "SaveTo"), ("here", "RollBackMove"), ("here", "RollBackMove")]
+    assert story.session.deadline is not None
+    assert story.feed(NodeLeft("here")).session.deadline is None
+    story.feed(NodeReturned("here", (held("departed", 1, "c1"),)))
+    assert story.session.deadline is not None
+
+
 def test_what_lost_its_connections_goes_on_in_a_new_epoch() -> None:
     story = suspending().stumbles(scathed=True)
     assert story.copy == ("here", 2, 2)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from sojourn.errors import Busy, Invalid, SojournError, Unauthorized, Unknown, Unreachable
@@ -40,12 +38,12 @@ def test_the_relay_that_led_there_comes_first_for_a_while() -> None:
     assert routes.ahead(101.0) == [direct, relayed]
 
 
-def test_the_relay_is_told_whom_it_is_to_call_and_the_agent_hears_what_it_always_hears() -> None:
-    direct, relayed = Routes("n", "10.0.0.1:7", RELAY).ahead(0.0)
-    assert json.loads(direct.first_words("t")) == {"sojourn": 1, "ticket": "t"}
-    first, rest = relayed.first_words("t").split(b"\n", 1)
-    assert json.loads(first) == {"sojourn": 1, "node": "n"}
-    assert rest == direct.first_words("t")
+def test_what_leaves_this_machine_is_sealed_if_anybody_vouches_for_the_node() -> None:
+    direct, relayed = Routes("n", "10.0.0.1:7", RELAY, "PEM").ahead(0.0)
+    assert [(way.node, way.authority) for way in (direct, relayed)] == [("n", "PEM")] * 2
+    here, by_relay = Routes("n", "127.0.0.1:7", "127.0.0.1:8", "PEM").ahead(0.0)
+    assert (here.authority, by_relay.authority) == ("", "PEM")  # who knows where the relay leads to
+    assert not any(way.authority for way in Routes("n", "10.0.0.1:7", RELAY).ahead(0.0))
 
 
 def test_an_address_is_waited_for_a_shorter_time_where_there_is_another_way() -> None:

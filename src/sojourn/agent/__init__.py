@@ -16,6 +16,7 @@
     meters       what each session uses
     eviction     notices that the node is about to be taken away; metadata: what clouds say of that
     recovery     what an agent before this one left: taken back, ended, or cleaned up
+    images       podman's, and those that come and go between nodes
     folder       the agent's own folder, locked
 
 An agent may be killed at any moment. What it made is in the journal before it is made, so the next agent on the

@@ -19,9 +19,12 @@ from sojourn.agent.calls import fetch
 from sojourn.agent.capabilities import capabilities
 from sojourn.agent.data_port import DataPort
 from sojourn.agent.departures import Departures
+from sojourn.agent.environments import Environments
 from sojourn.agent.folder import Folder
+from sojourn.agent.identity import Identity
+from sojourn.agent.images import NodeImages
 from sojourn.agent.journal import Journal
-from sojourn.agent.line import Identity, Line
+from sojourn.agent.line import Line
 from sojourn.agent.recovery import recover
 from sojourn.agent.runner import Node, Runner
 from sojourn.errors import Unauthorized, Unreachable
@@ -83,9 +86,19 @@ class Agent:
         rider = await asyncio.to_thread(build_rider, self.folder.path)
         node = Node(self.settings.name, self.folder.sandboxes, able.sandboxes, str(rider), (str(self.folder.path),))
         self.runner = runner = Runner(node, self.journal, self._tell)
-        departures, arrivals = Departures(runner, self._relay), Arrivals(runner)
+        departures, arrivals = Departures(runner, self._relay, lambda: self.identity.authority), Arrivals(runner)
+        images, environments = NodeImages(runner, self._relay), Environments(runner, self._relay)
         await recover(runner, departures, arrivals)
-        port = self.port = DataPort(lambda: self.identity.key, {"tunnel": runner.admit, "move": arrivals.admit_link})
+        port = self.port = DataPort(
+            lambda: self.identity.key,
+            {
+                "tunnel": runner.admit,
+                "move": arrivals.admit_link,
+                "image": images.admit,
+                "environment": environments.admit,
+            },
+            lambda: self.identity.seal,
+        )
         address = self._listen_at(port)
 
         def hello() -> Hello:
@@ -98,6 +111,7 @@ class Agent:
                 capabilities=able,
                 address=address,
                 held=runner.held(),
+                request=self.identity.request(),
             )
 
         gauge = load.Gauge(runner.attended.values, departures.pace)
@@ -125,18 +139,19 @@ class Agent:
             line.beat()
 
         notices = eviction.watch(self.settings.eviction, self.settings.metadata_url, evicted)
-        await asyncio.gather(line.run(), self._tidy(runner), notices)
+        await asyncio.gather(line.run(), self._tidy(runner, environments), notices)
 
     def _tell(self, event: Event) -> None:
         """What need not survive. A move taken back at the start may make progress before there is anybody to tell."""
         if self.line:
             self.line.tell(event)
 
-    async def _tidy(self, runner: Runner) -> None:
+    async def _tidy(self, runner: Runner, environments: Environments) -> None:
         while True:
             await asyncio.sleep(_TIDY_SECONDS)
             await asyncio.to_thread(self.journal.tidy)
             runner.spawn(runner.sweep())
+            runner.spawn(environments.sweep(time.time()))
 
     async def close(self) -> None:
         """End; the sessions go on, for the next agent to find."""

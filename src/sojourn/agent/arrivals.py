@@ -170,7 +170,7 @@ class Arrivals:
     async def _receive(self, coming: Coming, work: Callable[[], None]) -> None:
         half = coming.half
         try:
-            await in_own_thread(f"{half.kind} {half.move[:8]}", work)
+            await in_own_thread(f"{half.kind} {half.move[:8]}", lambda: _or_halt(coming, work))
         except Exception as failed:
             error = as_error(failed, "arrive", coming.attendance.life)
             log.warning("%s %s stumbled at the target: %s", half.kind, half.move, error)
@@ -236,6 +236,17 @@ class Arrivals:
         else:
             coming.stumbled |= isinstance(event, MoveStumbled)
             self._journal.write_event(event)
+
+
+def _or_halt(coming: Coming, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        try:
+            coming.mover.halt()
+        except (OSError, SojournError) as stuck:
+            log.error("session %s could not be stopped: %s", coming.attendance.life, stuck)
+        raise
 
 
 def _prepared(move: str, session: str) -> ArrivalPrepared:

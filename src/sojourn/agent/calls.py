@@ -9,7 +9,7 @@ import socket
 from sojourn.agent.data_port import DataPort
 from sojourn.agent.rider_line import with_rider
 from sojourn.transport.address import hasten, parse_tcp
-from sojourn.transport.dial import NOTICE_DEATH
+from sojourn.transport.keepalive import notice_death
 from sojourn.transport.lines import encode_line
 from sojourn.transport.routes import RELAY_SECONDS
 
@@ -30,8 +30,7 @@ def _dialled(call: str, relay: str) -> socket.socket:
     connection = socket.create_connection(parse_tcp(relay), RELAY_SECONDS)
     try:
         hasten(connection)
-        for option in NOTICE_DEATH:
-            connection.setsockopt(*option)
+        notice_death(connection)
         connection.sendall(encode_line({"sojourn": 1, "call": call}))
     except BaseException:
         connection.close()

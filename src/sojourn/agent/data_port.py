@@ -1,7 +1,7 @@
 """The agent's data port: where fronts bring tunnels and other agents bring moves (contracts, 2).
 
 Nothing is read past the first line, because the socket itself is handed on: a tunnel's to the rider, a move's to
-the mover.
+the mover. Of a connection that came sealed (contracts, TLS) it is the plain end that is handed on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from sojourn import tickets
 from sojourn.errors import Invalid, SojournError, Unauthorized
+from sojourn.transport.address import hasten, is_from_here
 from sojourn.transport.answers import turn_away
+from sojourn.transport.keepalive import notice_death
+from sojourn.transport.sealed import answered
+from sojourn.transport.tls import HANDSHAKE
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +38,19 @@ Doorkeeper = Callable[[socket.socket, Claims], Awaitable[None]]
 
 
 class DataPort:
-    """Listens, checks tickets with the node's key, and hands connections to the doorkeeper for what they are for."""
+    """Listens, checks tickets with the node's key, and hands connections to the doorkeeper for what they are for.
 
-    def __init__(self, key: Callable[[], str], doorkeepers: dict[str, Doorkeeper]) -> None:
-        self._key, self._doorkeepers = key, doorkeepers
+    `certificate()`: what the node shows to whoever dials it. While there is one, nobody from elsewhere is let in who
+    does not speak TLS.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[], str],
+        doorkeepers: dict[str, Doorkeeper],
+        certificate: Callable[[], ssl.SSLContext | None] = lambda: None,
+    ) -> None:
+        self._key, self._doorkeepers, self._certificate = key, doorkeepers, certificate
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers = asyncio.Semaphore(_MOST_STRANGERS)
@@ -91,7 +105,12 @@ class DataPort:
 
     async def _receive(self, connection: socket.socket, relayed: bool = False) -> None:
         try:
-            claims = {**await self._introduction(connection), "relayed": relayed}
+            try:
+                async with asyncio.timeout(_FIRST_LINE_SECONDS):
+                    connection = await self._opened(connection, relayed)
+                    claims = {**self._claims(await first_line(connection)), "relayed": relayed}
+            finally:
+                self._strangers.release()
             await self._doorkeepers[claims["for"]](connection, claims)
         except SojournError as refused:
             log.info("turned a connection away: %s", refused.message)
@@ -106,13 +125,21 @@ class DataPort:
             log.exception("a defect in the agent, at its data port")
             connection.close()
 
-    async def _introduction(self, connection: socket.socket) -> Claims:
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(_FIRST_LINE_SECONDS):
-                return self._claims(await first_line(connection))
-        finally:
-            self._strangers.release()
+    async def _opened(self, connection: socket.socket, relayed: bool) -> socket.socket:
+        """What the first line is to be read from."""
+        hasten(connection)
+        notice_death(connection)
+        await _readable(connection)
+        certificate = self._certificate()
+        if connection.recv(1, socket.MSG_PEEK) != HANDSHAKE:
+            if certificate and (relayed or not is_from_here(connection)):
+                raise Unauthorized("This node speaks TLS with other machines, and nothing else.", "Update Sojourn.")
+            return connection
+        if certificate is None:
+            raise Unauthorized("This node has no certificate.", "Its controller, or the one of before, is --plain.")
+        plain = answered(connection, certificate)
+        plain.setblocking(False)
+        return plain
 
     def _claims(self, line: bytes) -> Claims:
         try:

@@ -36,6 +36,7 @@ from sojourn.wire import (
     SessionFrozen,
     SessionSaved,
     SessionSent,
+    ShipmentProgressed,
 )
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,12 @@ class Leaving:
 
 
 class Departures:
-    def __init__(self, runner: Runner, relay: Callable[[], str] = lambda: "") -> None:
-        """`relay()`: host:port of the controller's, by which targets are reached that can't be dialled themselves."""
-        self._runner, self._journal, self._relay = runner, runner.journal, relay
+    def __init__(
+        self, runner: Runner, relay: Callable[[], str] = lambda: "", authority: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`relay()`: host:port of the controller's, by which targets are reached that can't be dialled themselves.
+        `authority()`: who vouches for targets; empty: nothing is sealed."""
+        self._runner, self._journal, self._relay, self._authority = runner, runner.journal, relay, authority
         self._leaving: dict[str, Leaving] = {}
         self._loop = asyncio.get_running_loop()
         self.pace = Pace()
@@ -127,7 +131,7 @@ class Departures:
                     await _stop(leaving)
                     await asyncio.to_thread(leaving.mover.roll_back)
                 except Exception as failed:
-                    await self._runner.end(attendance, _dead(asked, as_error(failed, "roll back", attendance.life)))
+                    await self._runner.bury(attendance, _dead(asked, as_error(failed, "roll back", attendance.life)))
                     return
                 if leaving.mover.scathed and asked.epoch <= attendance.life.epoch:
                     self._ask_for_reset(leaving, MoveFailed("CRIU was killed while it dumped the session."))
@@ -167,7 +171,7 @@ class Departures:
 
         def work() -> None:
             if half.kind == "move":
-                routes = Routes(half.target, half.address, self._relay())
+                routes = Routes(half.target, half.address, self._relay(), self._authority())
                 leaving.link = DialledLink(routes, half.ticket)
             leaving.mover.run(leaving.link)
 
@@ -286,7 +290,7 @@ class Departures:
             leaving.attendance.write(event, state="departed")
         elif isinstance(event, SessionSaved):
             self._saved(leaving, event)
-        elif isinstance(event, FillProgressed):
+        elif isinstance(event, FillProgressed | ShipmentProgressed):
             self._runner.tell(event)
         else:
             self._journal.write_event(event)

@@ -7,23 +7,24 @@ What need not survive (progress, inspections, logs) goes out once, with number 0
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
+import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from sojourn.agent.identity import Identity
 from sojourn.agent.journal import Journal
-from sojourn.errors import SojournError, Unauthorized, from_wire
+from sojourn.client.trust import no_word
+from sojourn.errors import Invalid, SojournError, Unauthorized, from_wire
 from sojourn.model import Load
-from sojourn.settings import write_private
+from sojourn.transport.keepalive import PING_SECONDS, PONG_SECONDS
 from sojourn.wire import (
     Acknowledge,
     Called,
@@ -47,43 +48,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _WELCOME_SECONDS = 30.0
 _WAITING_CASUALS = 256
-
-
-@dataclass
-class Identity:
-    """What a node shows the controller: its own token once it has one, the join token until then."""
-
-    path: Path
-    join_token: str
-    token: str = ""
-    key: str = ""
-    """Signs the tickets shown at this node's data port; hexadecimal."""
-    laid_off: bool = False
-
-    @classmethod
-    def load(cls, path: Path, join_token: str) -> Identity:
-        try:
-            kept = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            return cls(path, join_token)
-        return cls(path, join_token, kept["token"], kept["key"])
-
-    def keep(self, welcome: Welcome) -> None:
-        self.token, self.key, self.laid_off = welcome.token, welcome.key, False
-        write_private(self.path, {"node": welcome.node, "token": self.token, "key": self.key})
-
-    def lay_off(self) -> bool:
-        """Show the join token instead of the node's own, which is not known where it was shown; False if that has been
-        tried, or there are not two. The next address may well know it: `take_up`."""
-        first, self.laid_off = not self.laid_off, True
-        return bool(first and self.token and self.join_token)
-
-    def take_up(self) -> None:
-        self.laid_off = False
-
-    @property
-    def bearer(self) -> str:
-        return (self.join_token if self.laid_off else "") or self.token or self.join_token
+_ONLY_TLS = 426
+"""HTTP's Upgrade Required."""
+_LOOK_SECONDS = 3600.0
 
 
 class Line:
@@ -161,13 +128,17 @@ class Line:
 
     async def _talk(self) -> None:
         headers = {"Authorization": f"Bearer {self._identity.bearer}"}
+        sealed = await asyncio.to_thread(self._identity.sealing, self.controller)
         try:
             async with connect(
                 websocket_url(self.controller),
                 additional_headers=headers,
                 max_size=None,
                 compression=None,
+                ping_interval=PING_SECONDS,
+                ping_timeout=PONG_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
+                **sealed,
             ) as socket:
                 welcome = await self._introduce(socket)
                 await self._serve(socket, welcome)
@@ -177,7 +148,11 @@ class Line:
                     f"{self.controller} does not accept this node's token.",
                     "Make a new join token and start the agent with it.",
                 ) from refused
+            if refused.response.status_code == _ONLY_TLS:
+                raise Invalid(f"{self.controller} speaks TLS only.", "Write https:// in its address.") from refused
             raise
+        except ssl.SSLCertVerificationError as mistrusted:
+            raise await asyncio.to_thread(no_word, self.controller, self._identity.pin, mistrusted) from mistrusted
 
     async def _introduce(self, socket: ClientConnection) -> Welcome:
         await socket.send(_encoded(self._hello()))
@@ -194,7 +169,12 @@ class Line:
         return answer
 
     async def _serve(self, socket: ClientConnection, welcome: Welcome) -> None:
-        works = (self._receive(socket), self._send_events(socket), self._beat(socket, welcome.heartbeat_seconds))
+        works = (
+            self._receive(socket),
+            self._send_events(socket),
+            self._beat(socket, welcome.heartbeat_seconds),
+            self._until_certificate_is_due(),
+        )
         tasks = [asyncio.create_task(work) for work in works]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -239,6 +219,15 @@ class Line:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._beat_due.wait()
+
+    async def _until_certificate_is_due(self) -> None:
+        """The next hello brings another one. Looked at once in a while, because clocks are set and machines sleep; and
+        not at once, because a clock may be so wrong that no certificate is ever new."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._identity.is_due(time.time()):
+                log.info("this node's certificate is renewed")
+                return
 
 
 def websocket_url(url: str) -> str:

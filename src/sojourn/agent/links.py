@@ -13,15 +13,17 @@ import time
 from contextlib import suppress
 
 from sojourn.errors import SojournError, Unreachable, from_wire
-from sojourn.transport.address import parse_tcp
+from sojourn.transport.address import hasten, parse_tcp
 from sojourn.transport.answers import say
+from sojourn.transport.keepalive import notice_death
 from sojourn.transport.routes import Route, Routes, may_be_elsewhere
+from sojourn.transport.sealed import HANDSHAKE_SECONDS, knock
 
 log = logging.getLogger(__name__)
 
 Connection = socket.socket
 
-_ANSWER_SECONDS = 15.0
+_ANSWER_SECONDS = HANDSHAKE_SECONDS + 1
 """Longer than a relay waits for the target's agent."""
 _WAIT_SECONDS = 30.0
 _LONGEST_ANSWER = 65536
@@ -61,20 +63,21 @@ class DialledLink:
                 "Does its agent run, and the controller?",
             ) from absent
         try:
-            self._knock(connection, route)
+            hasten(connection)
+            notice_death(connection)
+            connection = knock(connection, route, self._ticket)
+            self._await_yes(connection)
+        except (OSError, ValueError) as broken:
+            connection.close()
+            raise Unreachable(f"{route.address} did not answer as an agent does: {broken}.") from broken
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _knock(self, connection: Connection, route: Route) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _await_yes(self, connection: Connection) -> None:
         connection.settimeout(_ANSWER_SECONDS)
-        try:
-            connection.sendall(route.first_words(self._ticket))
-            answer = json.loads(_line(connection))
-        except (OSError, ValueError) as broken:
-            raise Unreachable(f"{route.address} did not answer as an agent does: {broken}.") from broken
+        answer = json.loads(_line(connection))
         if not answer.get("ok"):
             raise from_wire(answer.get("error", {}))
         connection.settimeout(None)

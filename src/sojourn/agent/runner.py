@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sojourn import movers
+from sojourn.agent import machine
 from sojourn.agent.attendance import Attendance
 from sojourn.agent.data_port import Claims
 from sojourn.agent.journal import Journal, Life
@@ -79,12 +80,20 @@ class Node:
             rider=self.rider,
             hidden=self.hidden,
             kept=str(self.kept_layers),
+            prefixes=movers.taken_along(life.spec) if life.sandbox == "runc" else (),
+            root=machine.root_id(),
+            depot=str(self.depot),
         )
 
     @property
     def kept_layers(self) -> Path:
         """The folder for layers of sessions that have left."""
         return self.sandboxes.parent / "layers"
+
+    @property
+    def depot(self) -> Path:
+        """The folder for the environments of sessions that were born on other nodes."""
+        return self.sandboxes.parent / "environments"
 
     def sandbox(self, life: Life) -> Sandbox:
         """The one in the life's folder, if it has been begun, else one to be made."""
@@ -127,7 +136,8 @@ class Runner:
         self._carriers[instruction] = carrier
 
     def instruct(self, instruction: Instruction) -> None:
-        log.info("asked to %s %s", instruction.do, getattr(instruction, "move", instruction.session))
+        about = [str(getattr(instruction, name, "")) for name in ("move", "session", "request")]
+        log.info("asked to %s %s", instruction.do, next(filter(None, about)))
         self.spawn(self._carriers[type(instruction)](instruction))
 
     def held(self) -> tuple[Held, ...]:
@@ -194,6 +204,8 @@ class Runner:
     async def start(self, attendance: Attendance) -> None:
         """Make and start a sandbox; whatever fails is removed again. The session's turn is the caller's."""
         try:
+            if ground := attendance.life.spec.ground:
+                await asyncio.to_thread(movers.begin_on, attendance.sandbox, ground)
             await asyncio.to_thread(attendance.sandbox.create)
             await asyncio.to_thread(attendance.sandbox.start)
             await attendance.attend()
@@ -287,12 +299,15 @@ class Runner:
             life = attendance.life
             log.warning("session %s died: %s", life, reason)
             died = SessionDied(session=life.session, incarnation=life.incarnation, reason=reason)
-            try:
-                await self.end(attendance, died)
-            except (OSError, SojournError) as stuck:
-                # Dead it is, and must be told, whatever is left of it; `sweep`, or the next agent, tries again.
-                log.error("could not clean up after session %s: %s", life, stuck)
-                attendance.write(died, state="stopping")
+            await self.bury(attendance, died)
+
+    async def bury(self, attendance: Attendance, died: SessionDied) -> None:
+        """Dead it is, and must be told, whatever is left of it; `sweep`, or the next agent, tries again."""
+        try:
+            await self.end(attendance, died)
+        except (OSError, SojournError) as stuck:
+            log.error("could not clean up after session %s: %s", attendance.life, stuck)
+            attendance.write(died, state="stopping")
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 

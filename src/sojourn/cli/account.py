@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def login(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The controller, as https://sojourn.example:8700.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The controller, as https://sojourn.example:8571.")],
     token: Annotated[
         str | None, typer.Option(help="An api token. Without it, it is asked for, or read from a pipe.")
     ] = None,
@@ -33,12 +33,14 @@ def login(
 ) -> None:
     """Use a controller from now on.
 
-    Tries the token, then writes both to config.toml, readable by you alone.
+    Tries the token, then writes both to config.toml, readable by you alone. By the fingerprint in the token the
+    controller is known, now and from then on.
     """
     from sojourn.client import Client
 
-    url = normal_url(url)
+    normal_url(url)  # what means nothing is refused before anything is asked
     secret = token or (_present_token() if moved else _ask())
+    url = normal_url(url, secret)
     with Client(url, secret) as client:
         names = [node.name for node in client.nodes()]
     path = write_settings(url, secret)
@@ -89,11 +91,16 @@ def revoke(identity: Annotated[str, typer.Argument(metavar="ID", help="As `sojou
     print(f"Revoked {identity}.")
 
 
-def normal_url(text: str) -> str:
-    """A controller's address with its scheme and without a path; raises Invalid."""
+def normal_url(text: str, token: str = "") -> str:
+    """A controller's address with its scheme (https, if the token names an authority) and without a path; raises
+    Invalid."""
     from urllib.parse import urlsplit
 
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    from sojourn.transport.routes import is_loopback, relay_of
+    from sojourn.transport.tls import pin_of
+
+    sealed = pin_of(token) and not is_loopback(relay_of(f"http://{text}"))
+    parts = urlsplit(text if "://" in text else f"http{'s' if sealed else ''}://{text}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
         raise Invalid(f"{text!r} is not the address of a controller.", "Write it as https://HOST:PORT.")
     return f"{parts.scheme}://{parts.netloc}"

@@ -67,6 +67,16 @@ def complete_checkpoints(incomplete: str) -> list[tuple[str, str]]:
     return _quietly(found, incomplete)
 
 
+def complete_images(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell: names of images, each with its nodes."""
+
+    def found() -> list[tuple[str, str]]:
+        with connect() as client:
+            return [(name, f"on {', '.join(view.nodes)}") for view in client.images() for name in view.image.names]
+
+    return _quietly(found, incomplete)
+
+
 def _quietly(find: Callable[[], list[tuple[str, str]]], incomplete: str) -> list[tuple[str, str]]:
     """A shell that completes must never see an error."""
     try:

@@ -55,32 +55,43 @@ def add(
     wish = Wish(destination, name, tuple(label or ()), tuple(ssh_option or ()), sudo, direct, wheelhouse)
     node = add(wish, controller, own, embedded.tie, Talk(yes))
     print(ability(node, "directly" if direct else "through ssh"))
+    if node.capabilities.strategies:
+        print(about_folders(node))
 
 
 def remove(
     node: Annotated[str, typer.Argument(metavar="NODE", help="A node's name.", autocompletion=complete_nodes)],
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Bring its sessions to other nodes first, without asking.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="End its sessions; forget a host that can't be reached, too.")
     ] = False,
 ) -> None:
     """End a node that `sojourn add` made, and leave nothing of it on its host but what the doctor installed.
 
-    Refused while it holds sessions. Of a node that was begun by hand, the agent has to be stopped there first.
+    Asks what becomes of its sessions, if it holds any. Of a node that was begun by hand, the agent has to be stopped
+    there first.
     """
     from sojourn import embedded
+    from sojourn.hosts.emptying import Way
     from sojourn.hosts.removal import remove
 
-    remove(node, force, chosen(), embedded.tie, Talk(yes=True))
+    if drain and force:
+        raise Invalid("Sessions can't both leave and end.", "Say --drain or --force.")
+    way: Way = "drain" if drain else "end" if force else "ask"
+    hint = "--drain brings them away without asking, --force ends them."
+    remove(node, way, chosen(), embedded.tie, Talk(yes=drain, hint=hint))
     print(f"{node} is no node any more.")
 
 
 class Talk:
     """Says what is done as it is done, and asks."""
 
-    def __init__(self, yes: bool) -> None:
+    def __init__(self, yes: bool, hint: str = "`--yes` answers all questions.") -> None:
         from sojourn.cli.screen import console
 
-        self._yes, self._screen = yes, console()
+        self._yes, self._hint, self._screen = yes, hint, console()
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -101,7 +112,7 @@ class Talk:
         if self._yes:
             return
         if not sys.stdin.isatty():
-            raise Invalid("Nobody is there to be asked.", "`--yes` answers all questions.")
+            raise Invalid("Nobody is there to be asked.", self._hint)
         if not typer.confirm("Go on?", default=True):
             raise Refused("Nothing was done.")
 
@@ -109,6 +120,29 @@ class Talk:
         from rich.text import Text
 
         self._screen.print(Text(sentence), soft_wrap=True)
+
+
+def about_folders(node: NodeView) -> str:
+    """What has to be said of a person's folders, so that kernels can go to a machine where they are others."""
+    from sojourn.settings import config_folder, kernels_mounts
+
+    if kernels_mounts():
+        return ""
+    return (
+        "Kernels share your home and the notebook's folder with their node, and so go only where these are the same. "
+        f"If {node.name} has others, say in {config_folder() / 'config.toml'} what becomes of them:\n\n{FOLDERS}"
+    )
+
+
+FOLDERS = """\
+    [[kernels.mounts]]
+    path = "{home}"
+    mode = "left"       # each node's own; the environment that a kernel runs from goes along
+
+    [[kernels.mounts]]
+    path = "{cwd}"
+    mode = "carried"    # a copy of its own, which goes along
+"""
 
 
 def ability(node: NodeView, way: str) -> str:

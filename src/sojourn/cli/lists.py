@@ -37,7 +37,10 @@ def nodes(
     if as_json:
         return print_json(found)
     columns = ("NODE", "STATUS", "CORES", "MEMORY FREE", "OF", "SESSIONS", "MOVES", "LABELS", "SEEN")
-    return print_table(columns, map(_node_row, found), "No nodes. `sojourn agent` adds one.")
+    print_table(columns, map(_node_row, found), "No nodes. `sojourn agent` adds one.")
+    if unsealed := [node.name for node in found if node.traffic == "open"]:
+        print(f"Not encrypted between machines: {', '.join(unsealed)}. A controller without --plain changes that.")
+    return None
 
 
 def _ways(as_json: bool) -> None:

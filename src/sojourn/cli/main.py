@@ -14,6 +14,7 @@ from sojourn.cli import (
     drain,
     forward,
     hosts,
+    images,
     lists,
     move,
     parts,
@@ -30,7 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich's help costs 0.2 s at every start and completion
     pretty_exceptions_enable=False,
 )
-for module in (parts, hosts, lists, move, forward, sleep, checkpoints, drain, policies, savings, account, doctor):
+for module in (parts, hosts, images, lists, move, forward, sleep, checkpoints):
+    module.add_to(app)
+for module in (drain, policies, savings, account, doctor):
     module.add_to(app)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from sojourn.cli.arguments import AsJson, PlaceName, SessionName
 from sojourn.cli.connection import connect
+from sojourn.cli.images import shipping
 from sojourn.errors import MoveFailed, from_wire
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def move(
     from sojourn.cli.screen import print_json
 
     with connect() as client:
-        answer = client.move(session, place, strategy=strategy, dry_run=dry_run, wait="accepted")
+        with shipping(client, show=not as_json):
+            answer = client.move(session, place, strategy=strategy, dry_run=dry_run, wait="accepted")
         moved = follow(client, answer.move, show=not as_json) if answer.move else None
     if as_json:
         print_json({"move": moved, "plan": answer.plan})
@@ -69,6 +71,7 @@ def truth(move: MoveView) -> str:
 
     report = move.report
     travelled = f"{amount(report.page_bytes)} of pages and {amount(report.layer_bytes)} of files"
+    ahead = "".join(f"; {amount(one.total_bytes)} of its {one.what} went ahead" for one in report.shipments)
     if move.strategy == "copy":
         pages = "every page came with it"
     elif move.phase in ("done", "committing"):
@@ -78,7 +81,7 @@ def truth(move: MoveView) -> str:
     resets = f"; connections reset: {', '.join(report.connections_reset)}" if report.connections_reset else ""
     left = f"; left behind: {', '.join(report.left)}" if report.left else ""
     head = f"{move.source} → {move.target} ({move.strategy}{', relayed by the controller' if report.relayed else ''})"
-    return f"{head}: frozen for {duration(report.frozen_s)}, {travelled}, {pages}{resets}{left}"
+    return f"{head}: frozen for {duration(report.frozen_s)}, {travelled}, {pages}{ahead}{resets}{left}"
 
 
 def follow(client: Client, move: MoveView, show: bool) -> MoveView:
@@ -111,10 +114,21 @@ def _bar(show: bool) -> Iterator[Callable[[MoveView], None]]:
         task = progress.add_task("", total=None)
 
         def draw(move: MoveView) -> None:
-            step = f"{move.source} → {move.target}: {STEPS[move.phase]}"
-            progress.update(task, description=step, completed=move.done_bytes, total=move.total_bytes or None)
+            step, done, total = _stage(move)
+            description = f"{move.source} → {move.target}: {step}"
+            progress.update(task, description=description, completed=done, total=total or None)
 
         yield draw
+
+
+def _stage(move: MoveView) -> tuple[str, int, int]:
+    """What goes on, and how many bytes of how many have come."""
+    for one in move.report.shipments:
+        if move.phase == "departing" and one.done_bytes < one.total_bytes:
+            return f"it runs, its {one.what} goes ahead", one.done_bytes, one.total_bytes
+    if move.phase == "departing" and not move.report.froze:
+        return "it runs, its files go ahead", move.done_bytes, move.total_bytes
+    return STEPS[move.phase], move.done_bytes, move.total_bytes
 
 
 def print_plan(plan: MovePlan) -> None:
@@ -137,6 +151,10 @@ def print_plan(plan: MovePlan) -> None:
     print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}; the monotonic clock steps")
     if plan.no_network:
         print(f"  network:     none there: {plan.no_network}")
+    if plan.image:
+        print(f"  goes ahead:  its image {plan.image}, {amount(plan.image_bytes)}")
+    for layer in plan.environment:
+        print(f"  goes ahead:  {layer.part}, of its environment, up to {amount(layer.size_bytes)}")
     for folder in plan.folders:
         print(f"  {f'{folder.mode}:':<13}{folder.path}{_fate(folder)}")
 

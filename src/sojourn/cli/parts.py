@@ -81,7 +81,8 @@ def down(
 ) -> None:
     """Stop what `sojourn up` started on this machine.
 
-    Sessions end too, unless they are kept for the next `sojourn up`.
+    Sessions end too, unless they are kept for the next `sojourn up`. Close JupyterLab first: one that is still open
+    starts Sojourn again, for its kernels.
     """
     from sojourn import embedded
 
@@ -112,11 +113,18 @@ def install_kernelspec(
         Literal["node", "fleet"],
         typer.Option(help="What its kernels use: their node's whole CPU, or what all nodes have, to go to each."),
     ] = "node",
+    image: Annotated[
+        str, typer.Option(metavar="REF", help="The image its kernels start from; without it, their node's own root.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="What Jupyter calls it; without it, sojourn, or sojourn-IMAGE.")] = "",
 ) -> None:
-    """Let every Jupyter of yours offer the kernel “Python 3 (Sojourn)”."""
+    """Let every Jupyter of yours offer the kernel “Python 3 (Sojourn)”.
+
+    With an image, another one beside it, “Python 3 (Sojourn, IMAGE)”.
+    """
     from sojourn.jupyter.kernelspec import install
 
-    print(f"Installed {install(user=user, cpu=cpu)}.")
+    print(f"Installed {install(user=user, cpu=cpu, image=image, name=name)}.")
 
 
 def node_names(count: int) -> tuple[str, ...]:

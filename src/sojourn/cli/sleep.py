@@ -9,6 +9,7 @@ import typer
 from sojourn.cli.arguments import AsJson, AtPlace, CheckpointName, SessionName
 from sojourn.cli.connection import chosen, connect
 from sojourn.cli.following import cost_of_saving, cost_of_waking, follow_save, follow_wake, waiting
+from sojourn.cli.images import shipping
 
 if TYPE_CHECKING:
     from sojourn.model import SessionView, WakeView
@@ -55,7 +56,8 @@ def resume(session: SessionName, node: AtPlace = None, as_json: AsJson = False) 
 
     with connect() as client:
         before = client.session(session)
-        view = client.resume(session, node, wait="accepted")
+        with shipping(client, show=not as_json):
+            view = client.resume(session, node, wait="accepted")
         asleep = before.status in ("suspending", "suspended", "waking")
         wake = follow_wake(client, view.id, None, show=not as_json) if asleep else None
         view = client.session(view.id)

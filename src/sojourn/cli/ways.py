@@ -15,12 +15,10 @@ LETTERS: dict[ObstacleKind, tuple[str, str]] = {
     "cpu": ("C", "a lesser CPU"),
     "registers": ("R", "other registers"),
     "criu": ("V", "an older CRIU"),
-    "root": ("F", "other files"),
 }
 """What stands in the table, and what it means."""
 HELP: tuple[tuple[frozenset[ObstacleKind], str], ...] = (
     (frozenset({"cpu", "registers"}), "not for sessions that were started for the whole fleet (`cpu` = fleet)"),
-    (frozenset({"root"}), "not for sessions that were started from an image"),
 )
 CAN, SAME = "✓", "·"
 _OF_ONE_NODE = frozenset({"offline", "draining", "live"})

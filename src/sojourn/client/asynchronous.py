@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sojourn.client import calls
 from sojourn.client.blocking import elsewhere, may_be_proxied, proxy_for
+from sojourn.client.trust import no_word, sealing, trust_of
 from sojourn.client.watching import read_watched, watch_request, websocket_url
 from sojourn.client.words import (
     Collected,
     Decided,
+    ImagesRemoved,
+    ImageView,
     Moved,
     Policies,
     TokenKind,
     TokenRow,
     TokenShown,
+    Transfer,
     Until,
     UntilDone,
     Verified,
@@ -25,6 +31,7 @@ from sojourn.client.words import (
 )
 from sojourn.model import (
     CheckpointView,
+    Image,
     MoveView,
     Needs,
     NodeView,
@@ -34,7 +41,11 @@ from sojourn.model import (
     Strategy,
     Way,
 )
-from sojourn.transport.dial import NOTICE_DEATH
+from sojourn.transport.keepalive import NOTICE_DEATH
+from sojourn.transport.tls import pin_of
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -43,14 +54,24 @@ class AsyncClient:
     """Each method as in `Client`."""
 
     def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
+        self.url, self._token, self._timeout_s = url.rstrip("/"), token, timeout_s
+
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        """The first time ever it may have to ask who is to be trusted, and so to wait."""
         import httpx
 
-        self.url, self._token = url.rstrip("/"), token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        patience = httpx.Timeout(timeout_s, connect=10.0)
-        transport = None if may_be_proxied(self.url) else httpx.AsyncHTTPTransport(socket_options=NOTICE_DEATH)
-        self._http = httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=patience, transport=transport, trust_env=elsewhere(self.url)
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        patience = httpx.Timeout(self._timeout_s, connect=10.0)
+        trusted = trust_of(self.url, self._token) or True
+        direct = httpx.AsyncHTTPTransport(verify=trusted, socket_options=NOTICE_DEATH)
+        return httpx.AsyncClient(
+            base_url=self.url,
+            headers=headers,
+            timeout=patience,
+            verify=trusted,
+            transport=None if may_be_proxied(self.url) else direct,
+            trust_env=elsewhere(self.url),
         )
 
     async def version(self) -> Version:
@@ -64,6 +85,20 @@ class AsyncClient:
 
     async def ways(self) -> list[Way]:
         return await self._do(calls.ways())
+
+    async def images(self) -> list[ImageView]:
+        return await self._do(calls.images())
+
+    async def transfers(self) -> list[Transfer]:
+        return await self._do(calls.transfers())
+
+    async def pull_image(
+        self, reference: str, nodes: Sequence[str] | None = None, own: Image | None = None
+    ) -> list[Transfer]:
+        return await self._do(calls.pull_image(reference, nodes, own))
+
+    async def remove_image(self, reference: str, node: str | None = None) -> ImagesRemoved:
+        return await self._do(calls.remove_image(reference, node))
 
     async def sessions(self, everything: bool = False) -> list[SessionView]:
         return await self._do(calls.sessions(everything))
@@ -171,23 +206,38 @@ class AsyncClient:
         from websockets.exceptions import WebSocketException
 
         headers = {"Authorization": f"Bearer {self._token}"}
+        sealed = await self.sealing()
         try:
             async with connect(
-                websocket_url(self.url), additional_headers=headers, compression=None, proxy=proxy_for(self.url)
+                websocket_url(self.url),
+                additional_headers=headers,
+                compression=None,
+                proxy=proxy_for(self.url),
+                **sealed,
             ) as socket:
                 await socket.send(json.dumps(watch_request(session, anchor)))
                 async for text in socket:
                     yield read_watched(text)
         except (OSError, WebSocketException) as down:
-            raise calls.unreachable(self.url, down) from down
+            raise await asyncio.to_thread(no_word, self.url, pin_of(self._token), down) from down
 
-    def go_to(self, url: str) -> None:
-        """The controller has moved: from now on it is asked there."""
-        self.url = url.rstrip("/")
-        self._http.base_url = self.url
+    async def sealing(self) -> dict[str, Any]:
+        """How a WebSocket to this controller is sealed, as `websockets` wants it. Raises Unauthorized, Unreachable."""
+        return sealing(await asyncio.to_thread(trust_of, self.url, self._token))
+
+    def go_to(self, url: str, token: str = "") -> None:
+        """The controller has moved: from now on it is asked there. `token`: the same one, if it names an authority
+        now."""
+        url, token = url.rstrip("/"), token or self._token
+        if (url.partition(":")[0], token) != (self.url.partition(":")[0], self._token):
+            self.__dict__.pop("_http", None)  # another one is to be trusted
+        self.url, self._token = url, token
+        if "_http" in self.__dict__:
+            self._http.base_url = self.url
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if "_http" in self.__dict__:
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,9 +248,11 @@ class AsyncClient:
     async def _do(self, call: calls.Call[T]) -> T:
         import httpx
 
+        if "_http" not in self.__dict__:
+            await asyncio.to_thread(lambda: self._http)
         try:
             answer = await self._http.request(call.method, call.path, json=call.body)
             body = answer.json() if answer.content else None
         except (httpx.HTTPError, ValueError) as down:
-            raise calls.unreachable(self.url, down) from down
+            raise await asyncio.to_thread(no_word, self.url, pin_of(self._token), down) from down
         return calls.read(call, answer.status_code, body)

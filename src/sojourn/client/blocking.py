@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.request import getproxies
 
 from sojourn.client import calls
+from sojourn.client.trust import no_word, sealing, trust_of
 from sojourn.client.watching import read_watched, watch_request, websocket_url
 from sojourn.client.words import (
     Collected,
     Decided,
+    ImagesRemoved,
+    ImageView,
     Moved,
     Policies,
     TokenKind,
     TokenRow,
     TokenShown,
+    Transfer,
     Until,
     UntilDone,
     Verified,
@@ -26,6 +31,7 @@ from sojourn.client.words import (
 )
 from sojourn.model import (
     CheckpointView,
+    Image,
     MoveView,
     Needs,
     NodeView,
@@ -35,7 +41,11 @@ from sojourn.model import (
     Strategy,
     Way,
 )
-from sojourn.transport.dial import NOTICE_DEATH
+from sojourn.transport.keepalive import NOTICE_DEATH
+from sojourn.transport.tls import pin_of
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 
@@ -47,16 +57,26 @@ class Client:
     """
 
     def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
+        self.url, self._token, self._timeout_s = url.rstrip("/"), token, timeout_s
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        """Raises Unauthorized, and Unreachable, when it is not known yet whom to trust, and can't be found out."""
         import httpx  # a tenth of a second that commands without a controller need not spend
 
-        self.url, self._token = url.rstrip("/"), token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         # A move answers when it has thawed, however long that takes: connecting shows whether anybody is there, and the
         # system notices when nobody is any more, as after a laptop has slept.
-        patience = httpx.Timeout(timeout_s, connect=10.0)
-        transport = None if may_be_proxied(self.url) else httpx.HTTPTransport(socket_options=NOTICE_DEATH)
-        self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=patience, transport=transport, trust_env=elsewhere(self.url)
+        patience = httpx.Timeout(self._timeout_s, connect=10.0)
+        trusted = trust_of(self.url, self._token) or True
+        direct = httpx.HTTPTransport(verify=trusted, socket_options=NOTICE_DEATH)
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=patience,
+            verify=trusted,
+            transport=None if may_be_proxied(self.url) else direct,
+            trust_env=elsewhere(self.url),
         )
 
     def version(self) -> Version:
@@ -72,6 +92,24 @@ class Client:
     def ways(self) -> list[Way]:
         """From each node to each other one: can sessions go, and if not, everything that keeps them from it."""
         return self._do(calls.ways())
+
+    def images(self) -> list[ImageView]:
+        """Those of the nodes that are online."""
+        return self._do(calls.images())
+
+    def transfers(self) -> list[Transfer]:
+        """The images on their way to nodes, and how those of the last minutes ended."""
+        return self._do(calls.transfers())
+
+    def pull_image(
+        self, reference: str, nodes: Sequence[str] | None = None, own: Image | None = None
+    ) -> list[Transfer]:
+        """Begin to bring an image to nodes (None: all that take sessions from images); `transfers` says how far."""
+        return self._do(calls.pull_image(reference, nodes, own))
+
+    def remove_image(self, reference: str, node: str | None = None) -> ImagesRemoved:
+        """From a node, or from all; says of each why it keeps it, or None."""
+        return self._do(calls.remove_image(reference, node))
 
     def sessions(self, everything: bool = False) -> list[SessionView]:
         """Those that have not ended; with `everything`, the ended ones that are still remembered too."""
@@ -205,16 +243,21 @@ class Client:
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
             with connect(
-                websocket_url(self.url), additional_headers=headers, compression=None, proxy=proxy_for(self.url)
+                websocket_url(self.url),
+                additional_headers=headers,
+                compression=None,
+                proxy=proxy_for(self.url),
+                **sealing(trust_of(self.url, self._token)),
             ) as socket:
                 socket.send(json.dumps(watch_request(session, anchor)))
                 for text in socket:
                     yield read_watched(text)
         except (OSError, WebSocketException) as down:
-            raise calls.unreachable(self.url, down) from down
+            raise no_word(self.url, pin_of(self._token), down) from down
 
     def close(self) -> None:
-        self._http.close()
+        if "_http" in self.__dict__:
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -229,7 +272,7 @@ class Client:
             answer = self._http.request(call.method, call.path, json=call.body)
             body = answer.json() if answer.content else None
         except (httpx.HTTPError, ValueError) as down:
-            raise calls.unreachable(self.url, down) from down
+            raise no_word(self.url, pin_of(self._token), down) from down
         return calls.read(call, answer.status_code, body)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
@@ -17,10 +17,13 @@ from sojourn.client.words import (
     DrainRequest,
     ForkRequest,
     GcRequest,
+    ImagesRemoved,
+    ImageView,
     LogText,
     Moved,
     MoveRequest,
     Policies,
+    PullRequest,
     RestoreRequest,
     ResumeRequest,
     StartRequest,
@@ -28,6 +31,7 @@ from sojourn.client.words import (
     TokenKind,
     TokenRow,
     TokenShown,
+    Transfer,
     Until,
     UntilDone,
     Verified,
@@ -37,6 +41,7 @@ from sojourn.client.words import (
 from sojourn.errors import Invalid, SojournError, Unreachable, from_wire
 from sojourn.model import (
     CheckpointView,
+    Image,
     MoveView,
     Needs,
     NodeView,
@@ -74,6 +79,24 @@ def forget_node(node: str) -> Call[None]:
 
 def ways() -> Call[list[Way]]:
     return Call("GET", "/api/ways", TypeAdapter(list[Way]).validate_python)
+
+
+def images() -> Call[list[ImageView]]:
+    return Call("GET", "/api/images", TypeAdapter(list[ImageView]).validate_python)
+
+
+def transfers() -> Call[list[Transfer]]:
+    return Call("GET", "/api/images/transfers", TypeAdapter(list[Transfer]).validate_python)
+
+
+def pull_image(reference: str, nodes: Sequence[str] | None, own: Image | None) -> Call[list[Transfer]]:
+    wanted = _asked(PullRequest, reference=reference, nodes=nodes, own=own)
+    return _post("/api/images/pull", wanted, TypeAdapter(list[Transfer]).validate_python)
+
+
+def remove_image(reference: str, node: str | None) -> Call[ImagesRemoved]:
+    where = f"?node={quote(node, safe='')}" if node else ""
+    return Call("DELETE", f"/api/images/{quote(reference, safe='')}{where}", ImagesRemoved.model_validate)
 
 
 def sessions(everything: bool) -> Call[list[SessionView]]:

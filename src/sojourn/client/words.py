@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from sojourn.model import (
+    Image,
     MovePlan,
     MoveView,
     Needs,
@@ -165,6 +166,61 @@ class Policies(Word):
     """For each node that may be taken away: would everything there be safe in time, and by which sum."""
     problem: str = ""
     """Why the file of settings could not be understood; the rules then stay as they were."""
+
+
+class ImageView(Word):
+    """An image, and where it is."""
+
+    image: Image
+    nodes: tuple[str, ...]
+    sessions: tuple[str, ...]
+    """Those of yours that are from it, by name."""
+
+
+class PullRequest(Word):
+    reference: str = Field(min_length=1, max_length=255)
+    nodes: tuple[str, ...] | None = None
+    """None: every node that can start sessions from images."""
+    own: Image | None = None
+    """What whoever asks has of that name, and will bring to the place that the answer gives."""
+
+
+class TransferPlace(Word):
+    """Where whoever asked is to bring an image."""
+
+    address: str
+    """host:port of the node's data port; empty: only the controller's relay leads there."""
+    ticket: str
+    authority: str = ""
+    """As in Place."""
+
+
+class Transfer(Word):
+    """An image on its way to a node."""
+
+    id: str
+    reference: str
+    node: str
+    image: str = ""
+    """Its id; empty while that is not known."""
+    way: str
+    """"registry", the node that it comes from, or empty: whoever asked brings it."""
+    step: str = ""
+    """What is done just now, in a few words."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    """0: not known."""
+    began_at: float
+    ended_at: float | None = None
+    """None: it is under way."""
+    error: dict[str, str] | None = None
+    """Why it is not there, as SojournError.to_wire()."""
+    place: TransferPlace | None = None
+
+
+class ImagesRemoved(Word):
+    nodes: dict[str, dict[str, str] | None]
+    """Node -> why it keeps the image, as SojournError.to_wire(); None: it is gone there."""
 
 
 class Watched(Word):

@@ -7,6 +7,7 @@
     controller   the parts put together
     reconciler   event -> law (`sojourn.lifecycle`) -> database, instructions, watchers
     moves        plans a move, begins it, waits for it; fitness: whether and how a session can travel
+    images       which node has which, and how one gets to where it is needed
     sleep        the same for suspend, resume, checkpoint, restore, fork; activity: who is in the middle of a cell
     checkpoints  finds, verifies and drops checkpoints; kept: which may go; vaults: the store, and what opens it
     roster       the nodes; places: addresses, tickets and passes to the store

@@ -27,7 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     limits = Limits(**dict(chosen.limit))
     try:
-        options = Options(chosen.listen, chosen.database or database_url(), limits, chosen.dead_after)
+        options = Options(
+            chosen.listen,
+            chosen.database or database_url(),
+            limits,
+            chosen.dead_after,
+            chosen.plain,
+            tuple(chosen.name),
+        )
         if chosen.copy_from:
             print(f"Copied {take_over(options, chosen.copy_from)} rows; start the controller without --copy-from now.")
         else:
@@ -46,6 +53,16 @@ def database_url() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sojourn controller", description="Run a controller.")
     parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--plain", action="store_true", help="speak no TLS with other machines: a proxy in front does, or nobody need"
+    )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="what else it is called, for browsers and other programs that look at its certificate; may be repeated",
+    )
     parser.add_argument(
         "--database",
         default="",

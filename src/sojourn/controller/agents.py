@@ -11,17 +11,18 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from sojourn.controller.questions import Answer
 from sojourn.database import Node, Token
 from sojourn.errors import Invalid, SojournError, Unauthorized
+from sojourn.transport.routes import is_loopback
 from sojourn.wire import (
     Acknowledge,
-    FoldersSeen,
     FromController,
     Heartbeat,
     Hello,
-    LogSent,
+    ImageFetched,
+    ImageProgressed,
     Report,
-    SessionInspected,
     Turned,
     VerbAsked,
     from_agent,
@@ -71,6 +72,7 @@ class AgentLine:
 async def attend(controller: Controller, socket: WebSocket) -> None:
     """One agent, from its hello until its line is down."""
     secret = bearer(socket.headers.get("authorization"))
+    is_local = socket.client is None or is_loopback(f"{socket.client.host}:0")
     try:
         credential = _credential(controller, secret)
     except Unauthorized as refused:
@@ -80,7 +82,7 @@ async def attend(controller: Controller, socket: WebSocket) -> None:
     await socket.accept()
     line = AgentLine(socket)
     try:
-        name = await _introduce(controller, line, secret, credential)
+        name = await _introduce(controller, line, secret, credential, is_local)
     except (SojournError, TimeoutError, WebSocketDisconnect, SQLAlchemyError) as refused:
         await _turn_away(socket, refused)
         return
@@ -103,11 +105,13 @@ def _credential(controller: Controller, secret: str) -> Token | Node:
     return controller.roster.holder(secret) or controller.gate.joiner(secret, controller.clock())
 
 
-async def _introduce(controller: Controller, line: AgentLine, secret: str, credential: Token | Node) -> str:
+async def _introduce(
+    controller: Controller, line: AgentLine, secret: str, credential: Token | Node, is_local: bool
+) -> str:
     hello = await asyncio.wait_for(line.receive(), HELLO_SECONDS)
     if not isinstance(hello, Hello):
         raise Invalid("An agent's first message is its hello.", "Update its Sojourn.")
-    line.send(controller.roster.admit(hello, secret, credential, controller.clock()))
+    line.send(controller.roster.admit(hello, secret, credential, controller.clock(), is_local))
     controller.agent_arrived(hello.name, line, hello.held)
     return hello.name
 
@@ -144,8 +148,10 @@ async def _listen(controller: Controller, name: str, line: AgentLine) -> None:
 def _take(controller: Controller, name: str, report: Report) -> None:
     event = report.event
     try:
-        if isinstance(event, SessionInspected | LogSent | FoldersSeen):
+        if isinstance(event, Answer):
             controller.questions.answered(event)
+        elif isinstance(event, ImageProgressed | ImageFetched):
+            controller.images.heard(event)
         elif isinstance(event, VerbAsked):
             controller.verb_asked(name, event)
         else:

@@ -35,6 +35,9 @@ class Checkpoints:
         self._database, self._reconciler, self._vaults, self._clock = database, reconciler, vaults, clock
         self._sweeping = asyncio.Lock()
         self._sought: set[str] = set()
+        self._known: dict[str, Checkpoint] = {}
+        """As they were read last: of what is written only the problem ever changes."""
+        self.all()  # while nobody waits: a thousand take a quarter of a second
 
     async def run(self) -> None:
         """Look after them, until cancelled."""
@@ -56,7 +59,13 @@ class Checkpoints:
     def all(self) -> list[Checkpoint]:
         """The newest first."""
         with self._database.transaction() as connection:
-            return ask.checkpoints(connection)
+            problems = ask.checkpoint_problems(connection)
+            unknown = problems.keys() - self._known.keys()
+            if unknown:
+                found = ask.checkpoints(connection, unknown if self._known else None)
+                self._known |= {one.id: one for one in found}
+        self._known = {name: _with_problem(self._known[name], problem) for name, problem in problems.items()}
+        return list(self._known.values())
 
     def of(self, person: Person) -> list[Checkpoint]:
         return [one for one in self.all() if person.admin or one.owner == person.name]
@@ -209,6 +218,10 @@ class Checkpoints:
             return gone
 
         return await self._vaults.within(owner, store, drop)
+
+
+def _with_problem(one: Checkpoint, problem: str) -> Checkpoint:
+    return one if one.problem == problem else replace(one, problem=problem)
 
 
 def _drop(vault: Vault, identity: str) -> None:

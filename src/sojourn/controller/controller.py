@@ -8,9 +8,12 @@ import time
 import uuid
 from collections.abc import Callable
 
+from sojourn.controller import places
 from sojourn.controller.activity import Activities
+from sojourn.controller.authority import Authority
 from sojourn.controller.checkpoints import Checkpoints
-from sojourn.controller.fitness import born, unstartable, way
+from sojourn.controller.fitness import born, is_estranged, unstartable, way
+from sojourn.controller.images import Images
 from sojourn.controller.moves import Moves
 from sojourn.controller.policing import Policing
 from sojourn.controller.questions import Questions
@@ -50,24 +53,35 @@ class Controller:
         database: Database,
         *,
         store: str | None = None,
+        authority: Authority | None = None,
         limits: Limits | None = None,
         dead_s: float = DEAD_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`store`: where checkpoints go; None: as the settings say."""
+        """`store`: where checkpoints go; None: as the settings say. `authority`: vouches for it and its nodes; None:
+        it speaks plain."""
         self.database, self.clock, self._dead_s = database, clock, dead_s
         self._refreshed_at, self._ahead = clock(), clock() - time.monotonic()
         self.gate = Gate(database)
-        self.roster = Roster(database, clock())
+        self.authority = authority
+        self.roster = Roster(database, clock(), authority)
         self.watchers = Watchers(self.roster, clock)
         self.vaults = Vaults(database, store or store_url())
         self.reconciler = Reconciler(database, self.roster, self.watchers, self.vaults, limits or Limits(), clock)
         self.questions = Questions(self.roster)
-        self.moves = Moves(self.reconciler, self.roster, self.questions, clock)
+        self.images = Images(self.roster, self.questions, self.reconciler.living, clock)
+        self.moves = Moves(self.reconciler, self.roster, self.questions, self.images, clock)
         self.checkpoints = Checkpoints(database, self.reconciler, self.vaults, clock)
         self.activities = Activities()
         self.sleep = Sleep(
-            self.reconciler, self.roster, self.questions, self.vaults, self.checkpoints, self.activities, clock
+            self.reconciler,
+            self.roster,
+            self.questions,
+            self.vaults,
+            self.checkpoints,
+            self.activities,
+            self.images,
+            clock,
         )
         self.verbs = Verbs(database, self.reconciler, self.roster, self.moves, self.sleep, clock)
         self.policing = Policing(self)
@@ -101,6 +115,7 @@ class Controller:
 
     def agent_left(self, name: str, line: Line) -> None:
         if self.roster.left(name, line, self.clock()):
+            self.questions.node_left(name)
             self.reconciler.node_left(name)
 
     def verb_asked(self, node: str, event: VerbAsked) -> None:
@@ -137,19 +152,45 @@ class Controller:
                     raise Invalid(f"{name!r} may mean {len(found)} sessions.", "Write more of the session's id.")
         raise Unknown(f"There is no session {name!r}.", "`sojourn sessions` shows those there are.")
 
-    def start_session(self, spec: SessionSpec, person: Person) -> Session:
-        """Choose a node and tell it to begin. Raises Refused (the name is taken), DoesNotFit, Unknown, Unreachable."""
+    async def start_session(self, spec: SessionSpec, person: Person) -> Session:
+        """Choose a node and tell it to begin, once the environment is there that the session starts in. Raises Refused
+        (the name is taken), DoesNotFit, Unknown, Unreachable, and what keeps an environment from being brought."""
+        home = self._home_of(spec)
+        stock = await self.images.stock_of(spec.model_copy(update={"pinned": None}))
         nodes = self.roster.views()
-        node = choose(needs_of(spec.needs, nodes), nodes, unfit=lambda node: unstartable(spec, node))
+        with stock.explained():
+            node = choose(
+                needs_of(spec.needs, nodes),
+                nodes,
+                unfit=lambda node: unstartable(spec, node, home) or stock.lacking(node.name),
+            )
+        born_as = await self._grounded(stock.pin(born(spec, node, nodes), node.name), home, node)
         session = Session(
             id=uuid.uuid4().hex,
             name=spec.name,
             owner=person.name,
-            spec=born(spec, node, nodes),
+            spec=born_as,
             created_at=self.clock(),
             node=node.name,
         )
         return self.reconciler.add(session)
+
+    def _home_of(self, spec: SessionSpec) -> NodeView | None:
+        """The node whose root a session is to start on. Raises Unknown, Invalid."""
+        if spec.environment is None:
+            return None
+        if spec.image is not None:
+            raise Invalid("A session starts from an image, or in the environment of a node.", "Leave out one of them.")
+        return self.roster.view(spec.environment)
+
+    async def _grounded(self, spec: SessionSpec, home: NodeView | None, node: NodeView) -> SessionSpec:
+        """The spec of a session that starts at a node, with what it is to stand on there, which is there then."""
+        if home is None or not is_estranged(home, node):
+            return spec.model_copy(update={"ground": None})
+        wanted = places.environment(self.roster, node, spec, self.clock())
+        ground = await self.questions.bring_environment(home.name, wanted)
+        self.roster.require_online(node.name)
+        return spec.model_copy(update={"ground": ground, "sandbox": "runc"})
 
     def stop_session(self, session: Session) -> Session:
         return self.reconciler.apply(session.id, StopWanted())

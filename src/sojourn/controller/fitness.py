@@ -28,14 +28,23 @@ class Outlook:
     refusal: Refused | None = None
 
 
-def unstartable(spec: SessionSpec, node: NodeView) -> str:
-    """Why a session can't be started there; empty if it can."""
+def unstartable(spec: SessionSpec, node: NodeView, home: NodeView | None = None) -> str:
+    """Why a session can't be started there; empty if it can. `home`: the node whose root it is to start on."""
     kinds = node.capabilities.sandboxes
+    if home and home.capabilities.arch != node.capabilities.arch:
+        return f"it is {node.capabilities.arch}, and the environment of {home.name} is {home.capabilities.arch}"
+    if home and is_estranged(home, node) and "runc" not in kinds:
+        return "it has no runc sandboxes, and the environment of another node needs one"
     if spec.sandbox and spec.sandbox not in kinds:
         return node.capabilities.refusals.get(spec.sandbox, f"it has no {spec.sandbox} sandboxes")
     if spec.image and "runc" not in kinds:
         return "it has no runc sandboxes, and an image needs one"
     return "" if kinds else "it can hold no sessions"
+
+
+def is_estranged(home: NodeView, node: NodeView) -> bool:
+    """Whether a node has another root than a session's home."""
+    return home.capabilities.root_id != node.capabilities.root_id
 
 
 def born(spec: SessionSpec, node: NodeView, nodes: Sequence[NodeView]) -> SessionSpec:

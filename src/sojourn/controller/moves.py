@@ -6,10 +6,12 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sojourn.client.words import Moved, MoveRequest, Until
 from sojourn.controller.fitness import Outlook, outlook, require_fit, unfit
+from sojourn.controller.images import Images, Stock
 from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.roster import Roster
@@ -25,7 +27,17 @@ from sojourn.errors import (
     from_wire,
 )
 from sojourn.lifecycle import Move, MoveCancelled, MoveWanted, Session, raise_unless_movable
-from sojourn.model import Inspection, MovePhase, MovePlan, Needs, NodeStatus, NodeView, SessionStatus, Strategy
+from sojourn.model import (
+    Inspection,
+    MovePhase,
+    MovePlan,
+    Needs,
+    NodeStatus,
+    NodeView,
+    SessionStatus,
+    Shipment,
+    Strategy,
+)
 from sojourn.placement import choose, needs_of, offers
 from sojourn.sandbox.canary import require_same
 
@@ -52,8 +64,11 @@ class Prospect:
 
 
 class Moves:
-    def __init__(self, reconciler: Reconciler, roster: Roster, questions: Questions, clock: Clock) -> None:
+    def __init__(
+        self, reconciler: Reconciler, roster: Roster, questions: Questions, images: Images, clock: Clock
+    ) -> None:
         self._reconciler, self._roster, self._questions, self._clock = reconciler, roster, questions, clock
+        self._images = images
 
     async def move(self, session: Session, asked: MoveRequest) -> Moved:
         """Plan, begin, and wait as long as asked. Raises the reason of a refusal before anything is touched, and
@@ -80,14 +95,18 @@ class Moves:
         if plan.source == plan.target:
             return None, plan
         if asked.dry_run:
-            return None, await self._looked_at(session, plan)
+            return None, await self._with_environment(session, await self._looked_at(session, plan))
         if prospect.refusal:
             raise prospect.refusal
         assert plan.strategy
         self._roster.require_online(plan.target)
+        ahead: tuple[Shipment, ...] = ()
+        if plan.image:
+            brought = await self._images.bring_for(session, session.spec, plan.target)
+            ahead = (Shipment(what="image", done_bytes=brought, total_bytes=brought),) if brought else ()
         memory_bytes = needs_of(asked.to, self._roster.views()).memory_bytes
         wanted = MoveWanted(
-            identity or uuid.uuid4().hex, plan.target, plan.strategy, plan.connections_reset, memory_bytes
+            identity or uuid.uuid4().hex, plan.target, plan.strategy, plan.connections_reset, memory_bytes, ahead
         )
         return self._reconciler.apply(session.id, wanted).move, plan
 
@@ -129,14 +148,17 @@ class Moves:
         home = self._home(session)
         if offers(home, needs, own_memory_bytes=inspection.memory_bytes):
             return Prospect(_stays(session))
+        stock = await self._images.stock_of(session.spec)
         try:
-            target = self._target(session, home, needs, inspection)
+            target = self._target(session, home, needs, inspection, stock)
+            image = self._images.missing(session, target.name, stock)
         except (Refused, Unreachable) as nowhere:
             return Prospect(_plan(session, needs.node or "", inspection, Outlook(), nowhere), nowhere)
         way = outlook(home, target, inspection, None if strategy == "auto" else strategy)
         plan = _plan(session, target.name, inspection, way, way.refusal)
+        lacks = {"image": session.spec.image, "image_bytes": image.size_bytes} if image else {}
         closed = target.capabilities.refusals.get("network", "")
-        return Prospect(plan.model_copy(update={"no_network": closed}), way.refusal)
+        return Prospect(plan.model_copy(update={"no_network": closed, **lacks}), way.refusal)
 
     async def _looked_at(self, session: Session, plan: MovePlan) -> MovePlan:
         """The plan, once it is known whether the folders that the session shares are the target's too. A move finds
@@ -150,6 +172,18 @@ class Moves:
             return plan.model_copy(update={"fits": False, "refusals": (differ.message,), "hint": differ.hint})
         return plan
 
+    async def _with_environment(self, session: Session, plan: MovePlan) -> MovePlan:
+        """The plan, with what the target lacks of the session's environment. A move finds that out by itself, too."""
+        there = self._roster.view(plan.target).capabilities.root_id if plan.fits else ""
+        if not plan.fits or session.spec.image or there == self._home(session).capabilities.root_id:
+            return plan
+        try:
+            layers = await self._questions.environment(plan.source, session.id)
+            lacking = await self._questions.environment(plan.target, session.id, layers)
+        except Refused as incomplete:
+            return plan.model_copy(update={"fits": False, "refusals": (incomplete.message,), "hint": incomplete.hint})
+        return plan.model_copy(update={"environment": lacking})
+
     async def _require_same(self, session: Session, plan: MovePlan, shared: list[str]) -> None:
         of, look = uuid.uuid4().hex, self._questions.look
         try:
@@ -160,15 +194,17 @@ class Moves:
                 await look(plan.source, session, shared, of, "forget")
         require_same(known, f"node {plan.source}", seen, f"node {plan.target}")
 
-    def _target(self, session: Session, home: NodeView, needs: Needs, inspection: Inspection) -> NodeView:
-        """Raises why a node that was named won't do, or why none of the others does."""
+    def _target(self, session: Session, home: NodeView, needs: Needs, inspection: Inspection, stock: Stock) -> NodeView:
+        """Rather one that has the session's image. Raises why a node that was named won't do, or why none of the others
+        does."""
         others = [node for node in self._roster.views() if node.name != home.name or needs.node == home.name]
         named = [node for node in others if node.name == needs.node and node.status is NodeStatus.ONLINE]
         for node in named:
             require_fit(session, home, node)
-        return choose(
-            needs, others, memory_bytes=inspection.memory_bytes, unfit=lambda node: unfit(session, home, node)
-        )
+        stocked = [node for node in others if not stock.lacking(node.name)]
+        with suppress(DoesNotFit):
+            return choose(needs, stocked, memory_bytes=inspection.memory_bytes, unfit=partial(unfit, session, home))
+        return choose(needs, others, memory_bytes=inspection.memory_bytes, unfit=partial(unfit, session, home))
 
     def _home(self, session: Session) -> NodeView:
         return self._roster.view(session.node)

@@ -3,11 +3,13 @@ wakes what opens the store."""
 
 from __future__ import annotations
 
+import uuid
+
 from sojourn.controller.roster import Roster
 from sojourn.lifecycle import Berth, DepartTo, SaveTo, WakeFrom
-from sojourn.model import Place, StorePass
+from sojourn.model import NodeView, Place, SessionSpec, StorePass
 from sojourn.tickets import sign
-from sojourn.wire import Depart, SaveSession, WakeSession
+from sojourn.wire import Depart, SaveSession, SendEnvironment, WakeSession
 
 TICKET_SECONDS = 3600.0
 """A ticket is good for at least so long, and at most half as long again."""
@@ -31,6 +33,7 @@ def place(roster: Roster, session: str, berth: Berth | None, anchor: str | None,
         ticket=sign(claims, node.key, expiry(now)),
         incarnation=berth.incarnation,
         epoch=berth.epoch,
+        authority=roster.authority,
     )
 
 
@@ -46,6 +49,22 @@ def depart(roster: Roster, wanted: DepartTo, now: float) -> Depart:
         target=wanted.target,
         address=node.view.address or "",
         ticket=sign(claims, node.key, expiry(now)),
+    )
+
+
+def environment(roster: Roster, target: NodeView, spec: SessionSpec, now: float) -> SendEnvironment:
+    """With what its home needs to bring a session's environment to where it is to start. Of what is the session's own,
+    as its key, its home learns nothing."""
+    request, key = uuid.uuid4().hex, roster.node(target.name).key
+    path = {name: value for name, value in spec.program.env.items() if name == "PATH"}
+    told = {"files": {}, "program": spec.program.model_copy(update={"env": path})}
+    return SendEnvironment(
+        request=request,
+        spec=spec.model_copy(update=told),
+        target=target.name,
+        address=target.address or "",
+        ticket=sign({"for": "environment", "request": request}, key, expiry(now)),
+        authority=roster.authority,
     )
 
 

@@ -41,7 +41,7 @@ from sojourn.lifecycle import (
     dismissals,
 )
 from sojourn.model import StorePass
-from sojourn.wire import Held, Instruction, Report
+from sojourn.wire import Held, Report, SessionInstruction
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,9 @@ class Reconciler:
 
     def reported(self, node: str, report: Report) -> None:
         """What an agent reports; what speaks of an unknown session is ignored."""
-        if self._find(report.event.session):
-            self.apply(report.event.session, Reported(node, report.event), durable=report.number > 0)
+        session = getattr(report.event, "session", "")
+        if session and self._find(session):
+            self.apply(session, Reported(node, report.event), durable=report.number > 0)
 
     def node_returned(self, node: str, held: Iterable[Held]) -> None:
         """Set what it holds against what is known. What nobody knows is told to go: no client could reach it."""
@@ -247,7 +248,7 @@ class Reconciler:
                 reached = self._roster.tell(tell.node, instruction)
                 log.info("%s: %s %s%s", tell.node, instruction.do, instruction.session, "" if reached else " (away)")
 
-    def _complete(self, wanted: Instruction | DepartTo | SaveTo | WakeFrom) -> Instruction | None:
+    def _complete(self, wanted: SessionInstruction | DepartTo | SaveTo | WakeFrom) -> SessionInstruction | None:
         """With what only the controller can give. None where the store of a checkpoint is not known any more: the law
         waits for an answer in vain, and says so."""
         if isinstance(wanted, DepartTo):

@@ -22,6 +22,7 @@ from sojourn.controller.splice import Splice
 from sojourn.errors import Busy, Invalid, SojournError, Unknown, Unreachable
 from sojourn.transport.address import hasten
 from sojourn.transport.answers import turn_away
+from sojourn.transport.keepalive import notice_death
 from sojourn.transport.lines import decode_line
 from sojourn.transport.loop import READ, Loop, Timer
 
@@ -43,7 +44,7 @@ class Call:
 
 
 class Relay:
-    """`open` and `close` frame its life; they and `refuse` may be called from any thread."""
+    """`open` and `close` frame its life; they, `refuse` and `node_left` may be called from any thread."""
 
     def __init__(self, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -52,12 +53,13 @@ class Relay:
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._calls: dict[str, Call] = {}
         self._splices: set[Splice] = set()
-        self._http: Callable[[socket.socket], None] = socket.socket.close
+        self._http: Callable[[socket.socket, bytes], None] = lambda connection, first: connection.close()
         self._summon: Callable[[str, str], None] = lambda node, call: None
         self._closing = False
 
-    def open(self, http: Callable[[socket.socket], None], summon: Callable[[str, str], None]) -> None:
-        """`http(connection)` takes what is not for the relay; `summon(node, call)` tells that node that somebody calls,
+    def open(self, http: Callable[[socket.socket, bytes], None], summon: Callable[[str, str], None]) -> None:
+        """`http(connection, first)` takes what is not for the relay: `first` is its first byte, still to be read, or
+        nothing if it has said nothing; `summon(node, call)` tells that node that somebody calls,
         or has the caller refused. Both are called in the relay's thread, and must not wait."""
         self._http, self._summon = http, summon
         self._loop.watch(self._listener, READ, self._accept)
@@ -65,6 +67,10 @@ class Relay:
 
     def refuse(self, call: str, reason: SojournError) -> None:
         self._loop.soon(lambda: self._refuse(call, reason))
+
+    def node_left(self, node: str) -> None:
+        """What was said to its agent may not have been heard: whoever waits for it had better dial again."""
+        self._loop.soon(lambda: self._refuse_callers(node))
 
     def close(self) -> None:
         """Stop listening and hang up on everybody; returns when that is done."""
@@ -100,6 +106,7 @@ class Relay:
         connection.setblocking(False)
         with suppress(OSError):  # what is gone already will show it
             hasten(connection)
+        notice_death(connection)
         Newcomer(self._loop, connection, self._http, self._asked)
 
     def _asked(self, connection: socket.socket, line: bytes) -> None:
@@ -143,19 +150,25 @@ class Relay:
             log.debug("no way to node %s: %s", call.node, reason.message)  # fronts dial again as long as it is away
             turn_away(call.caller, reason)
 
+    def _refuse_callers(self, node: str) -> None:
+        gone = Unreachable(f"The line to node {node} ended.", "Dial again.")
+        for identity in [identity for identity, call in self._calls.items() if call.node == node]:
+            self._refuse(identity, gone)
+
 
 class Newcomer:
     """A connection that has not shown yet what it is. Nothing behind its first line is read, and nothing at all of
     what is HTTP's.
 
-    `http(connection)`: it is no caller, or says nothing; `asked(connection, line)`: the first line of one that is.
+    `http(connection, first)`: it is no caller, or says nothing; `asked(connection, line)`: the first line of one that
+    is.
     """
 
     def __init__(
         self,
         loop: Loop,
         connection: socket.socket,
-        http: Callable[[socket.socket], None],
+        http: Callable[[socket.socket, bytes], None],
         asked: Callable[[socket.socket, bytes], None],
     ) -> None:
         self._loop, self._connection = loop, connection
@@ -170,7 +183,7 @@ class Newcomer:
             seen = connection.recv(_LONGEST_LINE, socket.MSG_PEEK)
             if not self._line and not seen.startswith(b"{"):
                 self._leave()
-                self._http(connection)
+                self._http(connection, seen[:1])
                 return
             if not seen or len(self._line) > _LONGEST_LINE:
                 raise ConnectionResetError("no first line")
@@ -190,7 +203,7 @@ class Newcomer:
         if self._line:
             turn_away(self._connection, Invalid("The first line did not end.", "Dial again."))
         else:
-            self._http(self._connection)
+            self._http(self._connection, b"")
 
     def _leave(self) -> None:
         self._patience.cancel()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from sojourn import __version__
+from sojourn.controller.authority import Authority
 from sojourn.controller.tokens import fingerprint, holder, mint
 from sojourn.database import Database, Node, Token
 from sojourn.database import queries as ask
 from sojourn.errors import Busy, Incompatible, Refused, Unknown, Unreachable
-from sojourn.model import Capabilities, Load, NodeStatus, NodeView
+from sojourn.model import Capabilities, Load, NodeStatus, NodeView, Traffic
+from sojourn.transport.routes import is_loopback
 from sojourn.wire import PROTOCOL, Called, FromController, Hello, Instruct, Instruction, Welcome
 
 HEARTBEAT_SECONDS = 2.0
@@ -33,8 +36,9 @@ class Line(Protocol):
 
 
 class Roster:
-    def __init__(self, database: Database, now: float) -> None:
-        self._database = database
+    def __init__(self, database: Database, now: float, authority: Authority | None = None) -> None:
+        """`authority` vouches for nodes; None: nothing between machines is sealed."""
+        self._database, self._authority = database, authority
         with database.transaction() as connection:
             self._nodes = {node.name: node for node in ask.nodes(connection)}
         self._forgotten: dict[str, Capabilities] = {}
@@ -42,6 +46,8 @@ class Roster:
         self._lines: dict[str, Line] = {}
         self.left_at = dict.fromkeys(self._nodes, now)
         """Since when each node has been away, for this controller."""
+        self.on_left: Callable[[str], None] = lambda name: None
+        """Called when a node's line has ended, also where another one has taken its place."""
 
     def views(self) -> list[NodeView]:
         return [self.view(name) for name in sorted(self._nodes)]
@@ -61,6 +67,11 @@ class Roster:
     def facts(self, name: str) -> Capabilities | None:
         """What a node said of itself, also one that was forgotten lately."""
         return self._nodes[name].view.capabilities if name in self._nodes else self._forgotten.get(name)
+
+    @property
+    def authority(self) -> str:
+        """The certificate of who vouches for nodes; empty: nobody does."""
+        return self._authority.certificate if self._authority else ""
 
     def online(self, name: str) -> bool:
         return name in self._lines
@@ -89,9 +100,11 @@ class Roster:
 
     # ── coming and going ─────────────────────────────────────────────────────────────────────────────────────
 
-    def admit(self, hello: Hello, secret: str, credential: Token | Node, now: float) -> Welcome:
-        """Write down who comes. Raises what the agent is turned away with; then nothing has changed."""
+    def admit(self, hello: Hello, secret: str, credential: Token | Node, now: float, is_local: bool = True) -> Welcome:
+        """Write down who comes. `is_local`: by this machine's own loopback. Raises what the agent is turned away with;
+        then nothing has changed."""
         require_understood(hello)
+        certificate = self._certify(hello, now)
         if isinstance(credential, Node):
             if credential.name != hello.name:
                 raise Refused(
@@ -102,16 +115,26 @@ class Roster:
         else:
             token, node = mint("node"), self._joining(hello, now)
             node = replace(node, token_hash=fingerprint(token))
+        traffic = _traffic(hello, bool(certificate), is_local)
+        node = replace(node, view=node.view.model_copy(update={"traffic": traffic}))
         with self._database.transaction(lasting=isinstance(credential, Token)) as connection:
             if isinstance(credential, Token):
                 ask.spend_token(connection, credential)
             ask.save_node(connection, node)
         self._nodes[node.name] = node
-        return Welcome(node=node.name, token=token, key=node.key, heartbeat_seconds=HEARTBEAT_SECONDS)
+        return Welcome(
+            node=node.name,
+            token=token,
+            key=node.key,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
+            certificate=certificate,
+            authority=self.authority,
+        )
 
     def arrived(self, name: str, line: Line) -> None:
         if older := self._lines.get(name):
             older.close()
+            self.on_left(name)
         self._lines[name] = line
         self.left_at.pop(name, None)
 
@@ -121,6 +144,7 @@ class Roster:
             return False
         del self._lines[name]
         self.left_at[name] = now
+        self.on_left(name)
         with self._database.transaction() as connection:
             ask.save_node(connection, self._nodes[name])
         return True
@@ -154,6 +178,11 @@ class Roster:
             if now - line.heard_at > SILENT_HEARTBEATS * HEARTBEAT_SECONDS:
                 line.close()
 
+    def _certify(self, hello: Hello, now: float) -> str:
+        if self._authority is None or not hello.request:
+            return ""
+        return self._authority.certify(hello.request, hello.name, now)
+
     def _joining(self, hello: Hello, now: float) -> Node:
         known = self._nodes.get(hello.name)
         if known is None:
@@ -174,6 +203,12 @@ def require_understood(hello: Hello) -> None:
             f"this controller {PROTOCOL} (Sojourn {__version__}).",
             "Install the same version of Sojourn on both.",
         )
+
+
+def _traffic(hello: Hello, certified: bool, is_local: bool) -> Traffic:
+    if certified:
+        return "sealed"
+    return "local" if is_local and (hello.address is None or is_loopback(hello.address)) else "open"
 
 
 def _view(hello: Hello, identity: str, now: float, before: NodeView | None = None) -> NodeView:

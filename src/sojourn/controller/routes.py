@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, WebSocket
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocketDisconnect
 
 from sojourn import __version__
@@ -19,10 +20,13 @@ from sojourn.client.words import (
     DrainRequest,
     ForkRequest,
     GcRequest,
+    ImagesRemoved,
+    ImageView,
     LogText,
     Moved,
     MoveRequest,
     Policies,
+    PullRequest,
     RestoreRequest,
     ResumeRequest,
     StartRequest,
@@ -30,6 +34,7 @@ from sojourn.client.words import (
     TokenRequest,
     TokenRow,
     TokenShown,
+    Transfer,
     Verified,
     VerifyRequest,
     Version,
@@ -39,7 +44,7 @@ from sojourn.controller.controller import Controller
 from sojourn.controller.policing import decided
 from sojourn.controller.tokens import Person, row
 from sojourn.controller.watching import Watcher
-from sojourn.errors import Invalid, Refused, SojournError, Unauthorized
+from sojourn.errors import Invalid, Refused, SojournError, Unauthorized, Unknown
 from sojourn.model import CheckpointView, MoveView, NodeView, SaveView, SessionSpec, SessionView, Way
 from sojourn.wire import PROTOCOL
 
@@ -74,6 +79,18 @@ By = Annotated[Person, Depends(person_of)]
 async def version() -> Version:
     """Which Sojourn this is. Needs no token."""
     return Version(version=__version__, protocol=PROTOCOL)
+
+
+@router.get("/authority", tags=["controller"], response_class=PlainTextResponse)
+async def authority(controller: At) -> str:
+    """The certificate (PEM) of the authority that vouches for this controller and its nodes; its fingerprint is what
+    stands behind the dot of each token. Needs no token."""
+    if controller.authority is None:
+        raise Unknown(
+            "This controller speaks plain: it has no authority.",
+            "Without --plain it has, unless it listens on this machine alone.",
+        )
+    return controller.authority.certificate
 
 
 @router.get("/nodes", tags=["nodes"])
@@ -120,6 +137,34 @@ async def policies(controller: At, person: By) -> Policies:
     return controller.policing.state()
 
 
+# ── images ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@router.get("/images", tags=["images"])
+async def images(controller: At, person: By) -> list[ImageView]:
+    """The images of the nodes that are online, and which of your sessions are from each."""
+    return await controller.images.overview(controller.sessions(person, everything=False))
+
+
+@router.get("/images/transfers", tags=["images"])
+async def transfers(controller: At, person: By) -> list[Transfer]:
+    """The images that are on their way to nodes, and how those of the last minutes ended."""
+    return controller.images.transfers()
+
+
+@router.post("/images/pull", tags=["images"])
+async def pull_image(asked: PullRequest, controller: At, person: By) -> list[Transfer]:
+    """Begin to bring an image to nodes: from its registry, from a node that has it, or from whoever asks."""
+    return await controller.images.pull(asked.reference, asked.nodes, asked.own)
+
+
+@router.delete("/images/{reference:path}", tags=["images"])
+async def remove_image(reference: str, controller: At, person: By, node: str | None = None) -> ImagesRemoved:
+    """Remove an image from a node, or from all; a node where a session runs from it keeps it, and says so."""
+    person.require_admin("remove images")
+    return ImagesRemoved(nodes=await controller.images.remove(reference, (node,) if node else None))
+
+
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -138,7 +183,7 @@ async def one_session(session: str, controller: At, person: By) -> SessionView:
 @router.post("/sessions", tags=["sessions"], status_code=201)
 async def start_session(asked: StartRequest, controller: At, person: By) -> SessionView:
     """Start a session on the node that fits best. The answer comes before it runs: watch it, or ask again."""
-    return controller.start_session(asked.spec, person).view()
+    return (await controller.start_session(asked.spec, person)).view()
 
 
 @router.delete("/sessions/{session}", tags=["sessions"])
@@ -296,7 +341,7 @@ async def create_token(asked: TokenRequest, controller: At, person: By) -> Token
     """Make a token: *join* for agents, *api* for people. Its secret is in this answer and nowhere else."""
     person.require_admin("make tokens")
     token, secret = controller.gate.create(asked, controller.clock())
-    return {**row(token), "token": secret}
+    return {**row(token), "token": controller.authority.pinned(secret) if controller.authority else secret}
 
 
 @router.get("/tokens", tags=["tokens"])

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sojourn.client.words import TokenKind, TokenRequest
 from sojourn.controller.app import build_app
+from sojourn.controller.authority import Shown, kept, own_names
 from sojourn.controller.controller import DEAD_SECONDS, Controller
 from sojourn.controller.port import SharedPort
 from sojourn.controller.roster import Roster
@@ -26,6 +27,9 @@ from sojourn.database import Database, copy, shown, sqlite_url
 from sojourn.errors import Busy, Invalid, SojournError, Unauthorized
 from sojourn.lifecycle import Limits
 from sojourn.settings import data_folder, write_private
+from sojourn.transport.keepalive import PING_SECONDS, PONG_SECONDS
+from sojourn.transport.routes import is_loopback
+from sojourn.transport.tls import secret_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ DEFAULT_LISTEN = "127.0.0.1:8571"
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 GHOST_SECONDS = 15.0
 """For how long a database server may still hold what a broken connection held."""
+_LOOK_TICKS = 6000
+"""Tenths of a second between two looks at what this machine is called now, and at the age of the certificate."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class Options:
     """sqlite:////PATH or postgresql://USER@HOST/NAME; empty: SQLite in the controller's folder."""
     limits: Limits = field(default_factory=Limits)
     dead_s: float = DEAD_SECONDS
+    plain: bool = False
+    """Speak no TLS: a proxy in front does."""
+    names: tuple[str, ...] = ()
+    """What else it is called, or reached at, in its certificate."""
 
 
 def folder() -> Path:
@@ -85,11 +95,16 @@ def _reign(options: Options, listener: socket.socket, database: Database) -> boo
     """One controller, from the reading of the database to its end; whether that came because the database was lost."""
     with closing(listener), closing(database):
         try:
-            controller = Controller(database, limits=options.limits, dead_s=options.dead_s)
+            sealed = not options.plain and not is_loopback("{}:{}".format(*listener.getsockname()[:2]))
+            authority = kept(database, time.time()) if sealed else None
+            controller = Controller(database, authority=authority, limits=options.limits, dead_s=options.dead_s)
             url = _url(listener)
-            _write_card(url, controller.gate)
+            _write_card(url, controller)
             log.info("the controller listens at %s", url)
-            _server(controller, database).run(sockets=[listener])
+            if authority:
+                log.info("others reach it by https; its authority has the fingerprint %s", authority.fingerprint)
+            shown = Shown(authority, lambda: own_names(options.names), time.time()) if authority else None
+            _server(controller, database, shown).run(sockets=[listener])
         except SQLAlchemyError:
             if not database.lost:
                 raise
@@ -119,17 +134,19 @@ def _open_again(url: str) -> Database:
 class _Server(SharedPort):
     """Ends, too, when the database is lost: what can't be written down must not be done."""
 
-    def __init__(self, config: uvicorn.Config, roster: Roster, database: Database) -> None:
-        super().__init__(config, roster)
-        self._database = database
+    def __init__(self, config: uvicorn.Config, roster: Roster, database: Database, shown: Shown | None) -> None:
+        super().__init__(config, roster, shown.context if shown else None)
+        self._database, self._shown = database, shown
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
+        if self._shown and counter % _LOOK_TICKS == 0 and self._shown.renew(time.time()):
+            log.info("the controller's certificate is renewed")
         there = self._database.answers() if counter % 10 == 0 else not self._database.lost
         return await super().on_tick(counter) or not there
 
 
-def _server(controller: Controller, database: Database) -> uvicorn.Server:
+def _server(controller: Controller, database: Database, shown: Shown | None) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             build_app(controller),
@@ -137,10 +154,13 @@ def _server(controller: Controller, database: Database) -> uvicorn.Server:
             access_log=False,
             ws="websockets-sansio",
             ws_per_message_deflate=False,
+            ws_ping_interval=PING_SECONDS,
+            ws_ping_timeout=PONG_SECONDS,
             timeout_graceful_shutdown=3,
         ),
         controller.roster,
         database,
+        shown,
     )
 
 
@@ -168,25 +188,26 @@ def _url(listener: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-def _write_card(url: str, gate: Gate) -> None:
+def _write_card(url: str, controller: Controller) -> None:
     """What the embedded controller's starter, and an administrator on this machine, need to know."""
     path = folder() / "controller.json"
     try:
         before = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         before = {}
+    pinned = controller.authority.pinned if controller.authority else str
     card = {
         "url": url,
-        "token": _kept(gate, "api", before.get("token")),
-        "join_token": _kept(gate, "join", before.get("join_token")),
+        "token": pinned(_kept(controller.gate, "api", before.get("token", ""))),
+        "join_token": pinned(_kept(controller.gate, "join", before.get("join_token", ""))),
         "pid": os.getpid(),
     }
     write_private(path, card)
 
 
-def _kept(gate: Gate, kind: TokenKind, secret: str | None) -> str:
-    """The card's token of before if it is still good, else a new one."""
-    now = time.time()
+def _kept(gate: Gate, kind: TokenKind, token: str) -> str:
+    """The secret of the card's token of before if it is still good, else a new one."""
+    now, secret = time.time(), secret_of(token)
     try:
         if secret:
             gate.person(secret, now) if kind == "api" else gate.joiner(secret, now)

@@ -24,6 +24,7 @@ from sojourn.controller import kept
 from sojourn.controller.activity import Activities
 from sojourn.controller.checkpoints import Checkpoints
 from sojourn.controller.fitness import require_savable, require_wakeable, unwakeable
+from sojourn.controller.images import Images
 from sojourn.controller.moves import Clock
 from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
@@ -61,6 +62,7 @@ class Sleep:
     vaults: Vaults
     checkpoints: Checkpoints
     activities: Activities
+    images: Images
     clock: Clock
 
     # ── saving ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,7 +133,9 @@ class Sleep:
             return session
         if wake := session.waking:
             return await self._woken(session.id, wake.id, asked.wait)
-        node = self._harbour(session, self._slept_in(session), asked.to)
+        slept_in = self._slept_in(session)
+        node = self._harbour(session, slept_in, asked.to)
+        await self.images.bring_for(session, slept_in.spec, node.name)
         wake_id = identity or uuid.uuid4().hex
         self.reconciler.apply(session.id, ResumeWanted(wake_id, node.name))
         return await self._woken(session.id, wake_id, asked.wait)
@@ -146,6 +150,7 @@ class Sleep:
             )
         _require_whole(checkpoint)
         node = self._harbour(session, checkpoint, asked.to)
+        await self.images.bring_for(session, checkpoint.spec, node.name)
         wake = identity or uuid.uuid4().hex
         self.reconciler.apply(session.id, RestoreWanted(checkpoint.id, wake, node.name))
         return await self._woken(session.id, wake, asked.wait)

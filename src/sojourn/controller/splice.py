@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from sojourn.transport.dial import NOTICE_DEATH
+from sojourn.transport.keepalive import notice_death
 from sojourn.transport.loop import READ, WRITE, Loop
 
 PIECE = 1 << 18
@@ -17,8 +17,6 @@ PIECE = 1 << 18
 read."""
 _AT_ONCE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """To linger for no time: a close is then a reset."""
-_UNREAD_MILLISECONDS = 60_000
-"""Who takes nothing for so long is gone. Longer than elsewhere: the target of a move may be busy with its disk."""
 
 _piece = memoryview(bytearray(PIECE))
 """All splices run in one thread, and none keeps what it has read here."""
@@ -33,8 +31,7 @@ class Splice:
         self._there, self._back = Direction(one, other), Direction(other, one)
         for connection in (one, other):
             connection.setblocking(False)
-            with suppress(OSError):  # what is gone already will show it
-                _notice_death(connection)
+            notice_death(connection)
         self._ends = [
             (one, partial(self._ready, self._there, self._back), self._there, self._back),
             (other, partial(self._ready, self._back, self._there), self._back, self._there),
@@ -78,13 +75,6 @@ class Splice:
             with suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.close()
-
-
-def _notice_death(connection: socket.socket) -> None:
-    for option in NOTICE_DEATH:
-        connection.setsockopt(*option)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MILLISECONDS)
 
 
 class Direction:

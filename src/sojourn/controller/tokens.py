@@ -13,6 +13,7 @@ from sojourn.database import Database, Node, Token
 from sojourn.database import queries as ask
 from sojourn.errors import Unauthorized, Unknown
 from sojourn.lifecycle import Session
+from sojourn.transport.tls import secret_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Gate:
                 raise Unknown(f"There is no token {identity!r}.", "`sojourn token list` shows those there are.")
 
     def _token(self, secret: str, kind: str, now: float) -> Token:
+        secret = secret_of(secret)
         with self._database.transaction() as connection:
             token = ask.token_by_hash(connection, fingerprint(secret))
         if token is None or token.kind != kind or not matches(secret, token.secret_hash):

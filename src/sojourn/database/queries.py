@@ -90,10 +90,19 @@ def add_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
     connection.execute(insert(tables.checkpoints).values(**_CHECKPOINT.dump_python(checkpoint, mode="json")))
 
 
-def checkpoints(connection: Connection) -> list[Checkpoint]:
-    """The newest first."""
-    rows = connection.execute(select(tables.checkpoints).order_by(tables.checkpoints.c.created_at.desc()))
-    return [_CHECKPOINT.validate_python(dict(row._mapping)) for row in rows]
+def checkpoints(connection: Connection, among: Collection[str] | None = None) -> list[Checkpoint]:
+    """Those with these ids, or all; the newest first."""
+    wanted = select(tables.checkpoints).order_by(tables.checkpoints.c.created_at.desc())
+    if among is not None:
+        wanted = wanted.where(tables.checkpoints.c.id.in_(among))
+    return [_CHECKPOINT.validate_python(dict(row._mapping)) for row in connection.execute(wanted)]
+
+
+def checkpoint_problems(connection: Connection) -> dict[str, str]:
+    """All checkpoints -> what is wrong with each; the newest first. Much quicker than reading them."""
+    columns = (tables.checkpoints.c.id, tables.checkpoints.c.problem)
+    rows = connection.execute(select(*columns).order_by(tables.checkpoints.c.created_at.desc()))
+    return {row.id: row.problem for row in rows}
 
 
 def checkpoint(connection: Connection, identity: str) -> Checkpoint | None:
@@ -129,6 +138,17 @@ def save_store(connection: Connection, identity: str, url: str) -> None:
     others = and_(tables.stores.c.url == url, tables.stores.c.identity != identity)
     connection.execute(delete(tables.stores).where(others))
     _replace(connection, tables.stores, {"identity": identity, "url": url}, "identity")
+
+
+def authority(connection: Connection) -> tuple[str, str] | None:
+    """The certificate of the controller's own authority, and its key, both PEM; None: it has not been made yet."""
+    newest = select(tables.authorities).order_by(tables.authorities.c.created_at.desc()).limit(1)
+    row = connection.execute(newest).first()
+    return (row.certificate, row.key) if row else None
+
+
+def add_authority(connection: Connection, certificate: str, key: str, now: float) -> None:
+    connection.execute(insert(tables.authorities).values(certificate=certificate, key=key, created_at=now))
 
 
 # ── nodes ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -148,3 +148,11 @@ stores = Table(
     Column("identity", String(64), primary_key=True),
     Column("url", Text, nullable=False),
 )
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("certificate", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("created_at", Float, primary_key=True),
+)

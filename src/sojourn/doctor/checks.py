@@ -13,6 +13,8 @@ from sojourn.doctor.findings import Cure, Finding, State, degraded, missing, ok
 from sojourn.doctor.machine import Machine
 from sojourn.doctor.packages import install
 from sojourn.doctor.proof import check_proof
+from sojourn.settings import configured_controller
+from sojourn.transport.routes import is_loopback, relay_of
 
 _CAP_SYS_RESOURCE = 24
 _PIPE_BYTES = 2**31
@@ -120,7 +122,18 @@ def check_lab(machine: Machine) -> Finding:
     return degraded("jupyterlab", "`sojourn up` has no JupyterLab to open", Cure(command, needs_root=False))
 
 
-EVERYWHERE: tuple[Check, ...] = (check_system, check_rights, check_lab)
+def check_encryption(_: Machine) -> Finding:
+    """By what the user has set; nobody is asked."""
+    controller = configured_controller()
+    if controller is None or is_loopback(relay_of(controller.url)):
+        return ok("encryption", "the controller is reached on this machine")
+    if controller.url.startswith("https:"):
+        return ok("encryption", f"{controller.url} speaks TLS")
+    cure = Cure("sojourn login https://CONTROLLER", needs_root=False, automatic=False)
+    return degraded("encryption", f"what is said to {controller.url} can be read on the way", cure)
+
+
+EVERYWHERE: tuple[Check, ...] = (check_system, check_rights, check_lab, check_encryption)
 ON_LINUX: tuple[Check, ...] = (
     check_runc,
     criu.check_version,

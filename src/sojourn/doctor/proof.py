@@ -106,6 +106,7 @@ def _sandbox(folder: Path, incarnation: int) -> Sandbox:
         spec=SessionSpec(name="counter", program=program),
         rider=str(build_rider(folder)),
         hidden=(str(folder),),
+        depot=str(folder / "environments"),
     )
     return make_sandbox(folder / f"counter.{incarnation}", plan)
 

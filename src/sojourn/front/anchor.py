@@ -234,7 +234,7 @@ class Way:
         self.place = place
         self.failures = 0
         self._anchor = anchor
-        self._routes = Routes(place.node, place.address, anchor.relay())
+        self._routes = Routes(place.node, place.address, anchor.relay(), place.authority)
         self._dial: Dial | None = None
         self._timer: Timer | None = None
 

@@ -32,6 +32,8 @@ START_SECONDS = 20.0
 AT_ONCE_SECONDS = 10.0
 """For what a front answers from memory. Jupyter asks it from its event loop, which a front that hangs must not stop."""
 WORK_SECONDS = 60.0
+SHIPPING_SECONDS = 3600.0
+"""For a node's environment to be brought to where the kernel starts, the first time."""
 """For what a front has to ask a controller."""
 SECRETS = ("SOJOURN_TOKEN", "JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JPY_PARENT_PID", "TMPDIR")
 """What of its environment is the starter's own: tokens, and a folder for what is to end with it. Whoever is started to
@@ -82,7 +84,8 @@ class FrontClient:
             language=language,
             lease_seconds=lease_seconds,
         )
-        return KernelView.model_validate(self._ask("POST", "/kernels", wish, WORK_SECONDS)).session
+        seconds = SHIPPING_SECONDS if spec.environment else WORK_SECONDS
+        return KernelView.model_validate(self._ask("POST", "/kernels", wish, seconds)).session
 
     def adopt(self, session: str, controller: Controller | None = None, *, language: str = "") -> KernelView:
         """Host the kernel of a session that was not started here, as of a fork. Its connection file for clients lies in

@@ -40,6 +40,8 @@ INNER_FILE = "/run/sojourn/connection.json"
 """The kernel's own connection file, in its sandbox."""
 IDLE_SECONDS = 60.0
 """How long a front stays that hosts nothing."""
+STANDSTILL_SECONDS = 10.0
+"""After so long without a look at its leases, a front has stood still itself."""
 ADOPTED_SECONDS = 7 * 24 * 3600.0
 """How long an adopted kernel waits for somebody to attach: no client of its own renews its lease."""
 _ASLEEP = (SessionStatus.SUSPENDING, SessionStatus.SUSPENDED, SessionStatus.WAKING)
@@ -114,7 +116,8 @@ class Front:
     async def begin(self) -> None:
         """Take up what the last front left."""
         self._loop = asyncio.get_running_loop()
-        self._busy_until = self._loop.time() + self.idle_seconds
+        self._looked_at = self._loop.time()
+        self._busy_until = self._looked_at + self.idle_seconds
         for record in self._journal.read():
             try:
                 await self._host(record)
@@ -234,13 +237,22 @@ class Front:
         """End kernels whose clients have died; whether there is still something to be here for. To be called now and
         then."""
         now = self._loop.time()
+        stood_still = self._stood_still(now)
+        self._busy_until += stood_still
         for session, hosted in list(self._hosted.items()):
+            hosted.lease_until += stood_still
             if hosted.asleep and not hosted.discarded:  # it costs nobody anything: its time stands still
                 hosted.lease_until = max(hosted.lease_until, now + hosted.record.lease_seconds)
             elif now > hosted.lease_until and (hosted.discarded or not hosted.switchboard.attached):
                 log.info("the lease of session %s has run out", session)
                 await self._end_lease(session)
         return bool(self._hosted) or now < self._busy_until
+
+    def _stood_still(self, now: float) -> float:
+        """For how many seconds nobody could renew a lease, because this machine slept with all that runs on it. On most
+        systems the clock stands still as well then; not on all, nor when programs are stopped."""
+        since_last_look, self._looked_at = now - self._looked_at, now
+        return since_last_look if since_last_look > STANDSTILL_SECONDS else 0.0
 
     # ── hosting ──
 

@@ -35,10 +35,10 @@ from sojourn.front.sides import Clients, Kernel, Socket, Zone
 from sojourn.front.sounding import Sounding
 from sojourn.front.tidings import LeftBehind, rewound
 from sojourn.front.understudy import Understudy
+from sojourn.front.unfinished import Unfinished
 from sojourn.lifecycle import ENDED
-from sojourn.model import MovePhase, SessionStatus, SessionView
+from sojourn.model import SessionStatus, SessionView
 from sojourn.transport.loop import READ, Loop, Timer
-from sojourn.transport.socket_pipe import TRUNCATED
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ _SECOND_LOOK_SECONDS = 5.0  # after a wake: it may have fallen asleep again befo
 _PROBE = b"sojourn-probe"
 _NOT_STARTED = 127  # as a shell has it
 
-_FROZEN = (MovePhase.DEPARTING, MovePhase.ROLLING_BACK)
 _NOWHERE = (SessionStatus.SUSPENDED, SessionStatus.WAKING)
 _ASLEEP = (SessionStatus.SUSPENDING, *_NOWHERE)
 
@@ -118,6 +117,7 @@ class Switchboard:
         self._clients = self._bind(line.outer)
         self._heart = self._make_heart(line.outer, self._clients)
         self._loop = Loop()
+        self._unfinished = Unfinished(self._loop, self._understudy)
         self._sounding = Sounding(self._loop, lambda: self._ask("control"), self._look_whether_back)
         self._anchor = anchor(self._loop, self._rider_spoke, self._tunnel_changed)
         self._anchor.on_cut = self._stream_cut
@@ -329,6 +329,7 @@ class Switchboard:
         else:
             self._recollection.replied(message)
         self._handle(law.ReplyCame(asked, failed, message))
+        self._unfinished.replied(asked)
         self._ledger.settle(asked)
 
     def _published(self, frames: Frames) -> None:
@@ -338,6 +339,7 @@ class Switchboard:
             return
         self._clients.send("iopub", frames)
         if message := Message.read(frames):
+            self._unfinished.heard(message)
             header = message.raw_header
             if b'"execute_input"' in header:
                 self._handle(law.CellBegan(str(message.parent.get("msg_id"))))
@@ -373,8 +375,7 @@ class Switchboard:
     def _ended(self, code: int, last_words: str) -> None:
         if self._unheard and self._unheard["do"] == "start":
             return  # the one before the one that was asked for
-        self._unheard = None
-        self.last_words = last_words
+        self._unheard, self.last_words = None, last_words
         if self.exit_code is None:
             self.exit_code = code
         self._forget_program()
@@ -382,6 +383,7 @@ class Switchboard:
     def _forget_program(self) -> None:
         self._sounding.reset()
         self._understudy.unwelcomed()
+        self._unfinished.forget()
         self._recovery.probes.clear()
         self._recollection.forget_program()
         self._handle(law.ProgramExited())
@@ -406,9 +408,8 @@ class Switchboard:
         self._anchor.control(self._unheard or {"do": "status"})
 
     def _stream_cut(self, endpoint: str, reason: str) -> None:
-        """What the kernel printed since is lost, and the clients must not think that there was nothing."""
-        if reason == TRUNCATED and endpoint == self._endpoints["iopub"] and self._law.current:
-            self._obey[law.Tell](law.Tell(self._law.current, _TRUNCATED))
+        if endpoint == self._endpoints["iopub"]:
+            self._unfinished.cut(reason)
 
     def _change_clients(self, outer: Connection, clients: Clients, heart: Heart) -> None:
         self._unplug()
@@ -421,6 +422,7 @@ class Switchboard:
 
     def _reconnect(self) -> None:
         """New sockets: what waited in the old ones belongs to requests that are answered now."""
+        self._unfinished.forget()
         self._unplug()
         self._kernel.close()
         self._sounding.reset()
@@ -459,9 +461,8 @@ class Switchboard:
         self._anchor.expect(news.next_place)
         self._look_whether_back()
         if session.status in ENDED:
-            self._lose(
-                session.reason or f"it is {session.status}", 1 if session.status is SessionStatus.FAILED else -SIGKILL
-            )
+            code = 1 if session.status is SessionStatus.FAILED else -SIGKILL
+            self._lose(session.reason or f"it is {session.status}", code)
 
     def _look_whether_back(self) -> None:
         """A session that slept is awake again when it can be reached, and the program runs that is meant to."""
@@ -472,7 +473,7 @@ class Switchboard:
         slept, self._returning = self._returning, self._returning and not self._is_back(session)
         asleep = falling or self._returning
         moving = session.status is SessionStatus.MOVING
-        frozen = moving and move is not None and move.phase in _FROZEN
+        frozen = moving and move is not None and move.stands_still
         self.in_transit = frozen or asleep
         told = self._rewound(session, slept, asleep) or self._left_behind.tell(move)
         self._handle(law.SessionChanged(session.node, moving, frozen, asleep, told))
@@ -564,6 +565,7 @@ class Switchboard:
 
     def _forward(self, order: law.Forward) -> None:
         self._ledger.forwarded(order.request.id)
+        self._unfinished.forwarded(order.request)
         self._kernel.send(order.request.channel, order.request.message.frames)
 
     def _pass_interrupt(self, order: law.PassInterrupt) -> None:
@@ -582,8 +584,6 @@ class Switchboard:
         else:
             self._errands.discard(self.line.session)
 
-
-_TRUNCATED = "[output truncated here: more was printed than could be kept while the clients were away]\n"
 
 _NO_REPLY = Unreachable(
     "Sojourn's front was restarted while the cell ran; its reply, and output of that time, are lost.",

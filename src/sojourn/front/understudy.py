@@ -84,6 +84,10 @@ class Understudy:
         self._publish(message, "shutdown_reply", goodbye)
         self._publish(message, "status", {"execution_state": "idle"})
 
+    def rest(self, message: Message) -> None:
+        """Say that the kernel is done with a request."""
+        self._publish(message, "status", {"execution_state": "idle"})
+
     # ── speaking ──
 
     def _answer(

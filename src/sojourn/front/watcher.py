@@ -15,6 +15,8 @@ from sojourn.client import AsyncClient, Watched, read_watched, unwatch_request, 
 from sojourn.errors import SojournError, Unknown
 from sojourn.front.words import ControllerAddress
 from sojourn.settings import file_settings
+from sojourn.transport.keepalive import PING_SECONDS, PONG_SECONDS
+from sojourn.transport.tls import secret_of
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +57,10 @@ class Watcher:
         failures = 0
         while True:
             try:
-                async with self._dial() as socket:
+                async with await self._dial() as socket:
                     self._socket, failures = socket, 0
                     await self._listen(socket)
-            except (OSError, WebSocketException) as down:
+            except (OSError, WebSocketException, SojournError) as down:
                 if not failures:  # it may be away for days
                     log.info("no word from the controller at %s: %s", self._controller.url, down)
             except Exception:
@@ -75,14 +77,24 @@ class Watcher:
         """Where the user has logged in since: the same token at another address is the same controller, moved."""
         with suppress(SojournError, OSError):
             chosen = file_settings().get("controller", {})
-            if (token := self._controller.token) and chosen.get("token") == token and chosen.get("url"):
-                self._controller = ControllerAddress(url=chosen["url"], token=token)
-                self.client.go_to(self._controller.url)
+            token, now = self._controller.token, str(chosen.get("token", ""))
+            if token and secret_of(now) == secret_of(token) and chosen.get("url"):
+                self._controller = ControllerAddress(url=chosen["url"], token=now)
+                self.client.go_to(self._controller.url, now)
 
-    def _dial(self) -> connect:
+    async def _dial(self) -> connect:
         headers = {"Authorization": f"Bearer {self._controller.token}"}
         url = websocket_url(self._controller.url)
-        return connect(url, additional_headers=headers, compression=None, proxy=None, max_size=None)
+        return connect(
+            url,
+            additional_headers=headers,
+            compression=None,
+            proxy=None,
+            max_size=None,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PONG_SECONDS,
+            **await self.client.sealing(),
+        )
 
     async def _listen(self, socket: ClientConnection) -> None:
         for session in list(self._sessions):

@@ -11,11 +11,10 @@ from sojourn.errors import Busy, SojournError, Unknown
 from sojourn.hosts import book, survey
 from sojourn.hosts.addition import Voice
 from sojourn.hosts.book import Host
+from sojourn.hosts.emptying import Way, empty
 from sojourn.hosts.ssh import Connection
-from sojourn.model import NodeStatus, SessionStatus
 from sojourn.settings import Controller
 
-STOP_SECONDS = 30.0
 OFFLINE_SECONDS = 20.0
 
 LEAVE = """
@@ -32,45 +31,21 @@ fi
 """The environment goes too, unless another node there lives in it."""
 
 
-def remove(name: str, force: bool, controller: Controller, tie: Callable[[], None], voice: Voice) -> None:
-    """End a node's agent, remove what was brought to its host, and have it forgotten. `force`: its sessions are ended
-    first, and a host that can't be reached is only forgotten. Raises Busy while it has sessions, Unreachable, Unknown.
-    """
+def remove(name: str, way: Way, controller: Controller, tie: Callable[[], None], voice: Voice) -> None:
+    """End a node's agent, remove what was brought to its host, and have it forgotten; what becomes of its sessions
+    before, `way` says. With `end` a host that can't be reached is only forgotten. Raises Busy while it has sessions,
+    Unreachable, Unknown."""
     host = book.hosts().get(name)
     with Client(controller.url, controller.token) as client:
         if host is None and name not in {node.name for node in client.nodes()}:
             raise Unknown(f"There is no node {name!r}.", "`sojourn nodes` lists them.")
-        _free_of_sessions(client, name, force, voice)
+        empty(client, name, way, voice)
         if host:
-            _leave(host, force, voice)
+            _leave(host, way == "end", voice)
         with voice.step("Forget the node"):
             _forget(client, name)
     book.forget(name)
     tie()
-
-
-def _free_of_sessions(client: Client, name: str, force: bool, voice: Voice) -> None:
-    asleep = (SessionStatus.SUSPENDED,)
-    here = [view for view in client.sessions() if view.node == name and view.status not in asleep]
-    if here and not force:
-        names = ", ".join(view.name or view.id[:8] for view in here)
-        raise Busy(
-            f"{name} holds sessions: {names}.", f"`sojourn drain {name}` brings them away; --force ends them instead."
-        )
-    online = any(node.name == name and node.status is NodeStatus.ONLINE for node in client.nodes())
-    if here and online:
-        with voice.step("End its sessions"):
-            _end({view.id for view in here}, client)
-
-
-def _end(sessions: set[str], client: Client) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
-    for session in sessions:
-        client.stop(session)
-    while left := sessions & {view.id for view in client.sessions()}:
-        if time.monotonic() > deadline:
-            raise Busy(f"Sessions do not end: {', '.join(one[:8] for one in left)}.", "Look at `sojourn sessions`.")
-        time.sleep(0.1)
 
 
 def _leave(host: Host, force: bool, voice: Voice) -> None:

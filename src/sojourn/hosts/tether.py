@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sojourn.errors import Busy, SojournError
 from sojourn.front.locks import take_lock
@@ -24,6 +23,7 @@ from sojourn.hosts import book
 from sojourn.hosts.book import Host
 from sojourn.hosts.ssh import command
 from sojourn.settings import cap_log, data_folder
+from sojourn.transport.routes import relay_of
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _controller(host: Host) -> str:
     if not url:
         with suppress(OSError, ValueError, KeyError):
             url = json.loads((data_folder() / "controller" / "controller.json").read_text())["url"]
-    return urlsplit(url).netloc
+    return relay_of(url)
 
 
 def _ssh(host: Host, *options: str, script: str) -> list[str]:

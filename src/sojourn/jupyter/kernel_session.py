@@ -34,6 +34,9 @@ _OUTSIDE = re.compile(
     r"|JPY_PARENT_PID|JPY_INTERRUPT_EVENT"  # an IPython kernel would end when it sees another parent
     r"|JUPYTER_DEFAULT_PROVISIONER_NAME"  # a kernel that this one starts belongs into the same session
 )
+_OF_PREFIX = re.compile(
+    r"PYTHON(HOME|PATH|STARTUP|USERBASE|EXECUTABLE)|VIRTUAL_ENV.*|CONDA_.*|LD_(LIBRARY_PATH|PRELOAD)|SHELL"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Wishes:
     shared: tuple[str, ...] = ("{cwd}", "{home}")
     carried: tuple[str, ...] = ()
     cpu: Cpu = "node"
+    environment: str | None = None
+    """The node whose root the kernel is to start on."""
     mounts: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -65,8 +70,10 @@ def kernel_spec(
     wishes: Wishes = NO_WISHES,
 ) -> SessionSpec:
     """The session of a kernel. `argv` holds CONNECTION_FILE; `unique` makes the session's name its own."""
-    kept = kept_environment(environment)
-    command, files = with_magic(kernel_command(argv))
+    kept, command = kept_environment(environment), kernel_command(argv)
+    if wishes.image:
+        kept, command = _without_prefix(kept), _in_image(command)
+    command, files = with_magic(command)
     uid, gid = (os.getuid(), os.getgid()) if hasattr(os, "getuid") else (0, 0)
     return SessionSpec(
         name=session_name(environment, unique),
@@ -76,6 +83,7 @@ def kernel_spec(
         sandbox=wishes.sandbox,
         image=wishes.image,
         cpu=wishes.cpu,
+        environment=wishes.environment,
         mounts=mounts(wishes, cwd, kept.get("HOME", "")),
     )
 
@@ -99,6 +107,18 @@ def _python_beside(command: str) -> str:
     script = shutil.which(command)
     beside = Path(script).parent if script else Path(sys.executable).parent
     return shutil.which("python", path=str(beside)) or sys.executable
+
+
+def _in_image(command: Sequence[str]) -> tuple[str, ...]:
+    """The command where the Python of this environment, which Jupyter puts in for `python`, is not: the image's own."""
+    own = Path(command[0]) == Path(sys.executable) or Path(command[0]).parent == Path(sys.prefix, "bin")
+    name = Path(command[0]).name
+    return ("python3" if own and name.startswith("python") else command[0], *command[1:])
+
+
+def _without_prefix(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what leads to this machine's Python, libraries and shell. PATH and the like are the image's to say."""
+    return {name: value for name, value in environment.items() if not _OF_PREFIX.fullmatch(name)}
 
 
 def with_magic(argv: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -132,14 +152,14 @@ def mounts(wishes: Wishes, cwd: str, home: str) -> tuple[Mount, ...]:
     def real(path: str) -> Path:
         return Path(cwd, Path(meant(path)).expanduser()).resolve()
 
-    named = [_mount(entry, real) for entry in wishes.mounts]
+    # {cwd} may be {home}: what is said last holds.
+    named = {mount.path: mount for mount in (_mount(entry, real) for entry in wishes.mounts)}
     carried = _outermost(real(path) for path in wishes.carried if meant(path))
     shared = _outermost(real(path) for path in wishes.shared if meant(path))
-    taken = {mount.path for mount in named}
     return (
-        *(Mount(path=path, mode="shared") for path in shared if path not in taken.union(carried)),
-        *(Mount(path=path, mode="carried") for path in carried if path not in taken),
-        *named,
+        *(Mount(path=path, mode="shared") for path in shared if path not in {*named, *carried}),
+        *(Mount(path=path, mode="carried") for path in carried if path not in named),
+        *named.values(),
     )
 
 

@@ -24,7 +24,7 @@ from sojourn.errors import Invalid, SojournError, Unknown, Unreachable
 from sojourn.front.client import FrontClient, ensure
 from sojourn.jupyter.kernel_session import CONNECTION_FILE, Wishes, inside_session, kernel_spec, witnessed
 from sojourn.model.sessions import SessionStatus
-from sojourn.settings import kernels_cpu, kernels_mounts
+from sojourn.settings import kernels_cpu, kernels_image, kernels_mounts
 
 LOOK_SECONDS = 0.5
 """How often to look whether the kernel and the client still live."""
@@ -60,7 +60,7 @@ def run(connection_file: Path, rest: Sequence[str]) -> int:
     front = open_front()
     make_room(front, connection)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", CONNECTION_FILE, *rest]
-    wishes = Wishes(cpu=kernels_cpu(), mounts=kernels_mounts())
+    wishes = Wishes(image=kernels_image(), cpu=kernels_cpu(), mounts=kernels_mounts())
     spec = kernel_spec(command, os.environ, str(Path.cwd()), uuid.uuid4().hex, wishes=wishes)
     with ExitStack() as starting:
         seen = starting.enter_context(witnessed(spec, uuid.uuid4().hex))

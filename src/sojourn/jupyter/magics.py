@@ -252,8 +252,10 @@ def foretell(plan: dict[str, Any]) -> str:
     way = f"{plan['source']} to {plan['target']} ({plan['strategy']})"
     closed = plan.get("no_network")
     network = f"\nIt would have no network there: {closed}." if closed else ""
+    image, image_size = plan.get("image"), amount(plan.get("image_bytes", 0))
+    ahead = f"\nIts image {image} ({image_size}) would be brought there first, while it runs on." if image else ""
     folders = "".join(f"\n{said}." for said in map(fate, plan.get("folders", ())))
-    return f"it would move from {way}, frozen {frozen}, with {size}.{loss}{network}{folders}"
+    return f"it would move from {way}, frozen {frozen}, with {size}.{ahead}{loss}{network}{folders}"
 
 
 def fate(folder: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from sojourn.front.client import FrontClient, ensure
 from sojourn.jupyter.kernel_session import ANYWHERE, CONNECTION_FILE, Wishes, inside_session, kernel_spec, witnessed
 from sojourn.model.resources import Needs
 from sojourn.model.sessions import SessionSpec, SessionStatus
-from sojourn.settings import configured_controller, kernels_cpu, kernels_mounts
+from sojourn.settings import configured_controller, kernels_cpu, kernels_image, kernels_mounts
 
 Answer = TypeVar("Answer")
 FRESH_SECONDS = 0.1
@@ -57,7 +57,12 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
     """
 
     needs = Unicode("", config=True, help="Where to start, as in %%on: a node, a label, or needs such as mem>=64G.")
-    image = Unicode(None, allow_none=True, config=True, help="The image the kernel sees; None: the node's own root.")
+    image = Unicode(
+        None,
+        allow_none=True,
+        config=True,
+        help="The image the kernel sees; None: as the settings say, else the node's own root.",
+    )
     sandbox = CaselessStrEnum(
         ["runc", "process"],
         default_value=None,
@@ -72,6 +77,13 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
         config=True,
         help="Which CPU the kernel may use: its node's with all it has, or what all nodes have, to go to each of them; "
         "None: as the settings say.",
+    )
+    environment = Unicode(
+        None,
+        allow_none=True,
+        config=True,
+        help="The node whose Python and system the kernel starts with, wherever it starts; None: those of the node "
+        "where it starts.",
     )
     shared = List(
         Unicode(),
@@ -126,7 +138,7 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
 
     def _require(self, program: str, environment: dict[str, str]) -> None:
         """Where the kernel is to see this machine's own root, say at once, as Popen does, if its program is missing."""
-        elsewhere = self.image or configured_controller()
+        elsewhere = self._image() or self.needs or configured_controller()
         if not elsewhere and not shutil.which(program, path=environment.get("PATH")):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
 
@@ -165,8 +177,12 @@ class SojournProvisioner(LocalProvisioner):  # type: ignore[misc]
 
     def _spec(self, argv: list[str], environment: dict[str, str]) -> SessionSpec:
         shared, carried, cpu = tuple(self.shared), tuple(self.carried), self.cpu or kernels_cpu()
-        wishes = Wishes(self.image, self.sandbox, shared, carried, cpu, tuple(self.mounts) or kernels_mounts())
+        mounts = tuple(self.mounts) or kernels_mounts()
+        wishes = Wishes(self._image(), self.sandbox, shared, carried, cpu, self.environment, mounts)
         return kernel_spec(argv, environment, str(self.cwd), self.kernel_id, self._needs(), wishes)
+
+    def _image(self) -> str | None:
+        return self.image or (None if self.environment else kernels_image())
 
     def _needs(self) -> Needs:
         """The needs of the trait's expression; which of its words are nodes the controller knows."""

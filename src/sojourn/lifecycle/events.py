@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sojourn import wire
 from sojourn.lifecycle.state import Session
-from sojourn.model import CheckpointKind, SessionSpec, Strategy
+from sojourn.model import CheckpointKind, SessionSpec, Shipment, Strategy
 from sojourn.wire import Held
 
 
@@ -30,6 +30,8 @@ class MoveWanted:
     connections_reset: tuple[str, ...] = ()
     memory_bytes: int = 0
     """What was asked for it there: a session with a lower limit gets this one."""
+    shipments: tuple[Shipment, ...] = ()
+    """What went ahead of it."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Tell:
     """An instruction for a node. If the node can't be reached it is forgotten: `NodeReturned` brings it up again."""
 
     node: str
-    instruction: wire.Instruction | DepartTo | SaveTo | WakeFrom
+    instruction: wire.SessionInstruction | DepartTo | SaveTo | WakeFrom
 
 
 Decision = tuple[Session, list[Tell]]

@@ -37,7 +37,10 @@ def _prepared(s: Session, node: str, e: wire.ArrivalPrepared, at: Moment) -> Dec
 
 
 def _frozen(s: Session, node: str, e: wire.SessionFrozen, at: Moment) -> Decision:
-    return (waiting(s, at) if move_of(s, e.move, node, "source") else s), []
+    move = move_of(s, e.move, node, "source")
+    if move is None:
+        return s, []
+    return waiting(with_move(s, report=move.report.model_copy(update={"froze": True})), at), []
 
 
 def _sent(s: Session, node: str, e: wire.SessionSent, at: Moment) -> Decision:
@@ -78,6 +81,16 @@ def _progressed(s: Session, node: str, e: wire.FillProgressed, at: Moment) -> De
     if move is None or move.phase not in (MovePhase.DEPARTING, MovePhase.FILLING):
         return s, []
     return waiting(with_move(s, done_bytes=e.done_bytes, total_bytes=e.total_bytes), at), []
+
+
+def _shipped(s: Session, node: str, e: wire.ShipmentProgressed, at: Moment) -> Decision:
+    """On its way; the session runs on, for as long as that takes."""
+    move = move_of(s, e.move, node, "source")
+    if move is None or move.phase is not MovePhase.DEPARTING:
+        return s, []
+    others = tuple(one for one in move.report.shipments if one.what != e.shipment.what)
+    report = move.report.model_copy(update={"shipments": (*others, e.shipment)})
+    return waiting(with_move(s, report=report), at), []
 
 
 def filled(s: Session, node: str, e: wire.SessionFilled, at: Moment) -> Decision:
@@ -237,6 +250,7 @@ REPORTS: dict[type, Callable[..., Decision]] = {
     wire.SessionSent: _sent,
     wire.SessionThawed: thawed,
     wire.FillProgressed: _progressed,
+    wire.ShipmentProgressed: _shipped,
     wire.SessionFilled: filled,
     wire.MoveCommitted: _committed,
     wire.MoveStumbled: _stumbled,

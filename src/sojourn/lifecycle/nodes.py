@@ -136,7 +136,7 @@ def dismissals(node: str, held: Iterable[Held]) -> list[Tell]:
     return [Tell(node, _dismissal(one)) for one in held]
 
 
-def _dismissal(one: Held) -> wire.Instruction:
+def _dismissal(one: Held) -> wire.SessionInstruction:
     if one.move and one.state in ("arriving", "filling"):
         return wire.AbandonArrival(move=one.move, session=one.session)
     if one.move and one.state in ("departing", "departed"):

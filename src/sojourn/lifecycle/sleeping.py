@@ -135,6 +135,8 @@ def _told(error: SojournError) -> str:
 def late(s: Session, save: Save, at: Moment) -> Decision:
     if save.phase is SavePhase.RELEASING:
         return released(s, at), [commit(s, save.id, save.node)]
+    if save.phase is SavePhase.ROLLING_BACK:  # its node is there, and must know
+        return waiting(s, at), [go_on(s, save.id, save.node)]
     return roll_back(s, at, SaveFailed("The session was not saved in time.", "Look at the log of its agent."))
 
 
@@ -146,7 +148,9 @@ def returned(s: Session, save: Save, one: Held, at: Moment) -> Decision:
     if save.phase is SavePhase.ROLLING_BACK:
         back = wire.MoveRolledBack(move=save.id, session=s.id, incarnation=one.incarnation)
         settled, _ = _rolled_back(s, save.node, back, at)
-        return (settled, []) if settled is not s and one.state == "running" else (s, [go_on(s, save.id, save.node)])
+        if settled is not s and one.state == "running":
+            return settled, []
+        return waiting(s, at), [go_on(s, save.id, save.node)]
     if save.phase is SavePhase.RELEASING:
         return waiting(s, at), [commit(s, save.id, save.node)]
     return waiting(s, at), [save_to(s, save)] if one.state == "running" else []

@@ -55,8 +55,9 @@ def _move_deadline(s: Session, move: Move, at: Moment) -> float | None:
 def _save_deadline(s: Session, save: Save, at: Moment) -> float | None:
     if save.phase is SavePhase.RELEASING:
         return at.after(at.limits.answer_s)
-    waits = save.phase is SavePhase.ROLLING_BACK or save.node in s.away
-    return None if waits else at.after(at.limits.save_s)
+    if save.node in s.away:
+        return None
+    return at.after(at.limits.answer_s if save.phase is SavePhase.ROLLING_BACK else at.limits.save_s)
 
 
 def _wake_deadline(s: Session, wake: Wake, at: Moment) -> float | None:

@@ -10,13 +10,26 @@ from sojourn.model.checkpoints import (
     WakePhase,
     WakeView,
 )
-from sojourn.model.moves import MovePhase, MovePlan, MoveReport, MoveView, Obstacle, ObstacleKind, Strategy, Way
-from sojourn.model.nodes import Capabilities, Eviction, Load, NodeStatus, NodeView, SessionLoad
+from sojourn.model.images import Image
+from sojourn.model.moves import (
+    EnvironmentLayer,
+    MovePhase,
+    MovePlan,
+    MoveReport,
+    MoveView,
+    Obstacle,
+    ObstacleKind,
+    Shipment,
+    Strategy,
+    Way,
+)
+from sojourn.model.nodes import Capabilities, Eviction, Load, NodeStatus, NodeView, SessionLoad, Traffic
 from sojourn.model.resources import Needs, Resources
 from sojourn.model.sessions import (
     Baseline,
     Folder,
     FolderMode,
+    Ground,
     Inspection,
     Mount,
     Place,
@@ -33,9 +46,12 @@ __all__ = [
     "Capabilities",
     "CheckpointKind",
     "CheckpointView",
+    "EnvironmentLayer",
     "Eviction",
     "Folder",
     "FolderMode",
+    "Ground",
+    "Image",
     "Inspection",
     "Load",
     "Mount",
@@ -59,9 +75,11 @@ __all__ = [
     "SessionSpec",
     "SessionStatus",
     "SessionView",
+    "Shipment",
     "Sight",
     "StorePass",
     "Strategy",
+    "Traffic",
     "WakePhase",
     "WakeView",
     "Way",

@@ -10,7 +10,7 @@ from sojourn.model.sessions import Folder
 
 Strategy = Literal["lazy", "copy"]
 
-ObstacleKind = Literal["arch", "cpu", "registers", "criu", "root", "live", "offline", "draining"]
+ObstacleKind = Literal["arch", "cpu", "registers", "criu", "live", "offline", "draining"]
 
 
 class Obstacle(Word):
@@ -35,7 +35,7 @@ class MovePhase(StrEnum):
     PREPARING = "preparing"
     """The target builds its sandbox; the session runs at the source."""
     DEPARTING = "departing"
-    """Frozen, or about to be; nothing runs at the target yet."""
+    """What can go ahead does, then it is frozen; nothing runs at the target yet."""
     FILLING = "filling"
     """Thawed at the target; pages are on their way."""
     COMMITTING = "committing"
@@ -46,15 +46,28 @@ class MovePhase(StrEnum):
     """The session is where it was."""
 
 
+class Shipment(Word):
+    """Something that the target lacked and was sent, while the session ran on: once for all sessions that need it."""
+
+    what: Literal["environment", "image"]
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
 class MoveReport(Word):
     """What a move cost. Seconds and bytes; zero until known."""
 
+    froze: bool = False
+    """The source has stopped the session; until then it runs, however long what goes ahead takes."""
     frozen_s: float = 0.0
     filled_s: float = 0.0
     """From the thaw until every page was in."""
     image_bytes: int = 0
     page_bytes: int = 0
+    link_bytes: int = 0
+    """What of the pages went over the link between the nodes, packed where that was quicker; 0: they share a kernel."""
     layer_bytes: int = 0
+    shipments: tuple[Shipment, ...] = ()
     connections_reset: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     """Folders that stayed behind: from here on the session sees the new node's own, as "/data (empty there)"."""
@@ -79,6 +92,20 @@ class MoveView(Word):
     started_at: float
     ended_at: float | None = None
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing of the session runs, at either end."""
+        return self.phase is MovePhase.ROLLING_BACK or (self.phase is MovePhase.DEPARTING and self.report.froze)
+
+
+class EnvironmentLayer(Word):
+    """A part of what a session runs from, as a node with another root needs it."""
+
+    id: str
+    part: str
+    """"system", or the path of a prefix."""
+    size_bytes: int = 0
+
 
 class MovePlan(Word):
     """What a move would do, found out before anything is touched. `source` = `target`: the session is there already."""
@@ -102,6 +129,12 @@ class MovePlan(Word):
     layer_bytes: int = 0
     folders: tuple[Folder, ...] = ()
     """The session's folders, and what becomes of each."""
+    environment: tuple[EnvironmentLayer, ...] = ()
+    """What the target lacks of the session's environment: it is brought there first, while the session runs. Files
+    that it knows from other layers are not sent again."""
+    image: str = ""
+    """The session's image, if the target has not got it: it is brought there first, while the session runs."""
+    image_bytes: int = 0
     frozen_s: float | None = None
     """The predicted pause; None where nothing is known."""
     filled_s: float | None = None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from sojourn.model.base import Word
 from sojourn.model.resources import Resources
+
+Traffic = Literal["sealed", "local", "open"]
+"""What a node and other machines say to each other: sealed by TLS; none, or none that is not led through something else
+(as ssh); or open for anybody on the way to read."""
 
 
 class NodeStatus(StrEnum):
@@ -88,5 +93,6 @@ class NodeView(Word):
     """Why no session is brought there any more ("asked by ada", "aws takes it away"); empty: open."""
     address: str | None = None
     """host:port where the agent listens for tunnels and moves; None when it only dials out: the controller relays."""
+    traffic: Traffic = "local"
     seen_at: float
     """Seconds since the epoch of its last sign of life."""

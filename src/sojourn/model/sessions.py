@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from sojourn.model.base import Word
+from sojourn.model.images import Image
 from sojourn.model.resources import Needs
 
 SandboxKind = Literal["runc", "process"]
@@ -95,6 +96,17 @@ class Baseline(Word):
     """What keeps its programs to them; it goes before their own environment."""
 
 
+class Ground(Word):
+    """What a session stands on that starts away from home: another node's root, in layers that were brought before."""
+
+    root: str
+    """The identity of that node's root."""
+    python: str
+    """The interpreter there that runs the rider."""
+    layers: tuple[dict[str, Any], ...]
+    """The topmost first, each with its `id` and its `part` (`environment.parts.Part`)."""
+
+
 class SessionSpec(Word):
     name: str = ""
     program: Program
@@ -104,7 +116,15 @@ class SessionSpec(Word):
     sandbox: SandboxKind | None = None
     """None: runc where the node has it, else a plain process."""
     image: str | None = None
-    """None: the node's own root, read-only below the session's writable layer."""
+    """A name that podman knows, or a folder that holds a root. None: the node's own root, read-only below the session's
+    writable layer."""
+    pinned: Image | None = None
+    """What that name stood for when the session was started, and stands for wherever it goes. The controller sets it,
+    whatever is asked."""
+    environment: str | None = None
+    """The node whose root the session starts on, wherever it starts. None: that of the node where it starts."""
+    ground: Ground | None = None
+    """What that root was when the session was started. The controller sets it, whatever is asked."""
     cpu: Cpu = "node"
     baseline: Baseline | None = None
     """With `cpu` "fleet": what that was when the session was started. The controller sets it, whatever is asked."""
@@ -125,6 +145,9 @@ class Place(Word):
     incarnation: int
     epoch: int
     """Streams go on while the epoch stays, and are reset when it grows (rollback, fork)."""
+    authority: str = ""
+    """Who vouches for the node (a certificate, PEM): what goes there is sealed, unless it stays on this machine. Empty:
+    nothing is."""
 
 
 class SessionView(Word):

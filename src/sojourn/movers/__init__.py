@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "arrival",
+    "begin_on",
     "departure",
     "inspect",
+    "needed_elsewhere",
     "probe",
     "recover_arrival",
     "recover_departure",
     "recover_save",
     "recover_wake",
     "save",
+    "taken_along",
     "wake",
 ]
 
 if TYPE_CHECKING:
     from sojourn.movers.abilities import probe
+    from sojourn.movers.criu.ground import begin_on, needed_elsewhere, taken_along
     from sojourn.movers.halves import (
         arrival,
         departure,
@@ -34,7 +38,13 @@ if TYPE_CHECKING:
     )
     from sojourn.movers.inspection import inspect
 
-_HOMES = {"probe": "abilities", "inspect": "inspection"}
+_HOMES = {
+    "probe": "abilities",
+    "inspect": "inspection",
+    "begin_on": "criu.ground",
+    "taken_along": "criu.ground",
+    "needed_elsewhere": "criu.ground",
+}
 
 
 def __getattr__(name: str) -> Any:

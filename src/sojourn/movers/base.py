@@ -115,6 +115,11 @@ class Arrival(ABC):
         """The rest of `receive` after a crash of the agent, when the session had been thawed."""
 
     @abstractmethod
+    def halt(self) -> None:
+        """Called when `receive` or `go_on` has raised. What was thawed lacks pages that won't come, so the law gives it
+        up; but whoever says so may not reach this node for long, and lets the session go on elsewhere meanwhile."""
+
+    @abstractmethod
     def abandon(self) -> None:
         """Called on `AbandonArrival`: kill what arrived, and only then let go of its pages. The sandbox is left for its
         owner to `remove()`. Right at any time, any number of times, while `receive` runs in another thread too."""

@@ -47,8 +47,6 @@ def mismatches(
             message=f"CRIU {target.criu or 'is missing'} at the target can't read images of CRIU {source.criu}.",
             hint="Update CRIU there; `sojourn doctor` names the command.",
         )
-    if image is None and source.root_id != target.root_id:
-        yield Obstacle(kind="root", message=_other_root(source, target), hint=_FROM_IMAGE)
 
 
 def _beside_baseline(baseline: Baseline, target: Capabilities) -> Iterator[Obstacle]:
@@ -88,13 +86,6 @@ def _lesser_cpu(source: Capabilities, target: Capabilities) -> Iterator[Obstacle
         )
 
 
-def _other_root(source: Capabilities, target: Capabilities) -> str:
-    return (
-        f"The two nodes' root file systems differ ({source.root_id[:8]} here, {target.root_id[:8]} there), and the "
-        "session runs on its node's own. Nodes tell no more of a root than whether it is the same."
-    )
-
-
 def _few(flags: list[str]) -> str:
     more = len(flags) - _NAMED
     return ", ".join(flags[:_NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -104,7 +95,6 @@ _NAMED = 5
 """So many flags stand in a sentence: the newer ones of a CPU come in dozens."""
 _SAME_ARCH = "Choose a node of the same architecture."
 _FOR_FLEET = 'Choose another node, or start sessions for the whole fleet (`cpu` = "fleet").'
-_FROM_IMAGE = "Start sessions that are to move between machines from an image."
 
 
 def wakeable(
@@ -116,6 +106,11 @@ def wakeable(
     spec.
     """
     compatible(taken_on, target, image, baseline)
+    if image is None and taken_on.root_id != target.root_id:
+        raise Incompatible(
+            "The checkpoint was saved on a node with another root file system, which is not kept with it.",
+            "Wake it where it was saved, and move it then; or start sessions from an image.",
+        )
     way = "lazy" if "lazy" in taken_on.strategies else "copy"  # without userfaultfd pages are saved as CRIU's images
     if way not in target.strategies:
         reason = target.refusals.get(way) or target.refusals.get("runc") or "it has no runc sandboxes"

@@ -26,6 +26,9 @@ _BLOCKING_FILES = {
 }
 """What CRIU can't carry, by how the descriptor's link begins -> in a person's words."""
 
+_NO_FILES = ("/memfd:", "/SYSV", "/dev/zero")
+"""What looks like a path in a list of mappings, and is memory."""
+
 
 def inspect(sandbox: Sandbox) -> Inspection:
     """Called by the agent for `InspectSession`, and before a move. About 10 ms per GB of memory."""
@@ -56,17 +59,18 @@ def _folder(mount: Mount, layer: Index) -> Folder:
 def blockers(sandbox: Sandbox) -> tuple[str, ...]:
     """What keeps the session from being moved, in a person's words."""
     mounts = standing(sandbox.plan.spec.mounts)
+    along = tuple(f"{path}/" for path in sandbox.facts.get("prefixes", ()))
     leaves = any(mount.mode == "left" for mount in mounts)
     found = {reason for pid in sandbox.pids() for reason in _blockers(pid)}
-    return tuple(sorted(found.union(*(_left_open(pid, mounts) for pid in sandbox.pids() if leaves))))
+    return tuple(sorted(found.union(*(_left_open(pid, mounts, along) for pid in sandbox.pids() if leaves))))
 
 
-def _left_open(pid: int, mounts: list[Mount]) -> Iterator[str]:
-    """What a process uses in folders that stay behind: another node has no such file. To stand in such a folder itself
-    is no harm, for the next node has one."""
+def _left_open(pid: int, mounts: list[Mount], along: tuple[str, ...]) -> Iterator[str]:
+    """What a process uses in folders that stay behind, but for those that go `along`: another node has no such file. To
+    stand in such a folder itself is no harm, for the next node has one."""
     for path in {*_links(pid), *_mapped(pid), *_standing_in(pid)}:
         around = enclosing(path, mounts)
-        if around and around.mode == "left":
+        if around and around.mode == "left" and not path.startswith(along):
             yield f"{_name(pid)} uses {path}, and {around.path} is left behind"
 
 
@@ -112,6 +116,12 @@ def _mapped(pid: int) -> set[str]:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
         return {line.split(maxsplit=5)[5] for line in lines if line.count(" /")}
     return set()
+
+
+def in_use(pids: Iterable[int]) -> set[str]:
+    """The files and folders that these processes have open, mapped, run from, or stand in, as they see them."""
+    found = {path for pid in pids for path in (*_links(pid), *_mapped(pid), *_standing_in(pid))}
+    return {path for path in found if path.startswith("/") and not path.startswith(_NO_FILES)}
 
 
 def _standing_in(pid: int) -> Iterator[str]:

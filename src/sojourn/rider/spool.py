@@ -7,14 +7,18 @@ from __future__ import annotations
 import os
 from collections import deque
 
+OWN_BYTES = 256 << 10
+"""What each stream may keep however much the others do: a cell's reply must not be lost because of what it printed."""
+
 
 class Spool:
     """The bounds that all backlogs of a rider share."""
 
-    def __init__(self, folder: str, memory_bytes: int, disk_bytes: int) -> None:
+    def __init__(self, folder: str, memory_bytes: int, disk_bytes: int, own_bytes: int = OWN_BYTES) -> None:
         self.folder = folder
         self.memory_bytes = memory_bytes
         self.disk_bytes = disk_bytes
+        self.own_bytes = own_bytes
         self.in_memory = 0
         self.on_disk = 0
         self._backlogs = 0
@@ -43,6 +47,8 @@ class Backlog:
     @property
     def full(self) -> bool:
         spool = self._spool
+        if self._length < spool.own_bytes:
+            return False
         beyond_memory = self._file >= 0 or spool.in_memory >= spool.memory_bytes
         return bool(self._last) or (beyond_memory and spool.on_disk >= spool.disk_bytes)
 

@@ -39,6 +39,13 @@ class SandboxPlan(Word):
     """Folders of the node that a session must not see, beside those Sojourn knows of (see `rootfs.hidden_folders`)."""
     kept: str | None = None
     """The node's folder for layers of sessions that have left (`kept_layers`); None: none is kept."""
+    prefixes: tuple[str, ...] = ()
+    """Of a session that is born: folders that its program runs from, and that it takes along although they lie in one
+    that it leaves."""
+    root: str = ""
+    """The identity of the node's own root file system (`Capabilities.root_id`)."""
+    depot: str | None = None
+    """The node's folder for environments (`sojourn.environment`); None: sessions of other roots can't be taken in."""
 
 
 class Sandbox(ABC):

@@ -14,8 +14,8 @@ import os
 import pwd
 import shutil
 import stat
-import subprocess
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from sojourn import settings
@@ -23,6 +23,7 @@ from sojourn.errors import DoesNotFit, Incompatible, SandboxFailed
 from sojourn.model.sessions import Mount
 from sojourn.sandbox import syscalls
 from sojourn.sandbox.folders import excluding
+from sojourn.sandbox.images import layers_of
 from sojourn.sandbox.layer import Layer, size_of
 from sojourn.sandbox.mounts import mounts_below, remove_tree
 
@@ -49,6 +50,7 @@ class RootFilesystem:
         self.upper = folder / "upper"
         self._mask = folder / "mask"
         self._work = folder / "work"
+        self._annexes = folder / "annexes"
 
     def create(self) -> None:
         for part in (self.root, self.upper, self._mask, self._work):
@@ -62,13 +64,19 @@ class RootFilesystem:
         original = Layer(real, skip, excluding(folder) if folder.exclude else None)
         index = original.index()
         require_room(shutil.disk_usage(self.upper).free, size_of(index), f"the folder {folder.path}", _LIGHTER)
-        place = self.upper
-        for part in real.parts[1:]:
-            place = place / part
-            _mirror(Path("/", place.relative_to(self.upper)), place)
+        place = self._reach(real)
         Layer(place).apply(original.delta({}, index))
         os.setxattr(place, OPAQUE, b"y")
         _mirror(real, place)
+
+    def _reach(self, real: Path, lower: Iterable[str] = ("/",)) -> Path:
+        """A folder of the root that these make up in the layer, with all that it lies in."""
+        place, roots = self.upper, list(map(Path, lower))
+        for part in real.parts[1:]:
+            place = place / part
+            below = [root / place.relative_to(self.upper) for root in roots]
+            _mirror(next(folder for folder in below if folder.is_dir()), place)
+        return place
 
     def mount(self, lower: Iterable[str], hidden: Iterable[str]) -> None:
         """Put it together at `root`; `lower` as `lower_of` gives it. Raises SandboxFailed with the kernel's reason."""
@@ -77,22 +85,26 @@ class RootFilesystem:
         layers = list(lower)
         if layers == ["/"]:
             with self._masked(hidden):
-                self._mount([str(self._mask), *layers])
+                _mount([str(self._mask), *layers], self.upper, self._work, self.root)
         else:
-            self._mount(layers)
+            _mount(layers, self.upper, self._work, self.root)
 
-    def _mount(self, lower: list[str]) -> None:
-        layers = ":".join(map(_escape, lower))
-        options = f"lowerdir={layers},upperdir={_escape(str(self.upper))},workdir={_escape(str(self._work))},{_OVERLAY}"
-        if len(options) > _OPTIONS_LIMIT:
-            raise SandboxFailed(
-                "The image has too many layers for one mount.", "Squash it, or unpack it into a folder."
-            )
-        try:
-            # No devices: an image may hold some, and CRIU's restore, unlike runc, puts no device rules on the cgroup.
-            syscalls.mount("sojourn", str(self.root), "overlay", syscalls.MS_NODEV, options)
-        except OSError as failed:
-            raise SandboxFailed(f"The overlay at {self.root} can't be mounted: {failed.strerror}") from failed
+    def annex(self, path: str) -> Path:
+        """Where `mount_annex` mounts a folder of the session."""
+        return self._annexes / sha256(path.encode()).hexdigest()[:16] / "folder"
+
+    def mount_annex(self, path: str, lower: Sequence[str]) -> None:
+        """An overlay of its own for a folder that is to be seen inside another one of the node: below is what `lower`
+        has there, above the session's layer. The layer's own overlay must not be used there."""
+        place, above = self.annex(path), self.upper / path.lstrip("/")
+        work = place.with_name("work")
+        if not above.is_dir():
+            self._reach(Path(path), lower)
+        for folder in (place, work):
+            folder.mkdir(parents=True, exist_ok=True)
+        if place not in mounts_below(place):
+            below = [layer.rstrip("/") + path for layer in lower]
+            _mount([folder for folder in below if Path(folder).is_dir()], above, work, place)
 
     @contextlib.contextmanager
     def _masked(self, hidden: Iterable[str]) -> Iterator[None]:
@@ -130,8 +142,20 @@ class RootFilesystem:
 
     def unmount(self) -> None:
         """Take away every mount of it, the deepest first."""
-        for path in reversed([*mounts_below(self._mask), *mounts_below(self.root)]):
+        for path in reversed([*mounts_below(self._mask), *mounts_below(self.root), *mounts_below(self._annexes)]):
             syscalls.unmount(str(path), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+
+
+def _mount(lower: list[str], upper: Path, work: Path, root: Path) -> None:
+    layers = ":".join(map(_escape, lower))
+    options = f"lowerdir={layers},upperdir={_escape(str(upper))},workdir={_escape(str(work))},{_OVERLAY}"
+    if len(options) > _OPTIONS_LIMIT:
+        raise SandboxFailed("The image has too many layers for one mount.", "Squash it, or unpack it into a folder.")
+    try:
+        # No devices: an image may hold some, and CRIU's restore, unlike runc, puts no device rules on the cgroup.
+        syscalls.mount("sojourn", str(root), "overlay", syscalls.MS_NODEV, options)
+    except OSError as failed:
+        raise SandboxFailed(f"The overlay at {root} can't be mounted: {failed.strerror}") from failed
 
 
 # ── what lies below ──
@@ -146,26 +170,7 @@ def lower_of(image: str | None) -> tuple[list[str], str]:
         if not Path(image).is_dir():
             raise Incompatible(f"This node has no root folder {image}.", "Unpack it there, or choose another node.")
         return [image], ""
-    return _podman_layers(image)
-
-
-def _podman_layers(image: str) -> tuple[list[str], str]:
-    """The folders in podman's own storage: no mount of podman's has to be kept, counted and undone."""
-    if not shutil.which("podman"):
-        raise Incompatible(f"Image {image} needs podman, which this node lacks.", "Install podman, or name no image.")
-    wanted = (".Id", ".GraphDriver.Name", ".GraphDriver.Data.UpperDir", "with .GraphDriver.Data.LowerDir}}{{.}}{{end")
-    template = "\n".join(f"{{{{{word}}}}}" for word in wanted)
-    asked = subprocess.run(
-        ["podman", "image", "inspect", "--format", template, image], capture_output=True, text=True, timeout=60
-    )
-    if asked.returncode:
-        raise Incompatible(f"This node has no image {image}.", f"Fetch it there: podman pull {image}")
-    identity, driver, upper, lowers = [*asked.stdout.splitlines(), "", ""][:4]
-    if driver != "overlay":
-        raise Incompatible(
-            f"podman keeps its images as {driver!r} here; overlay is needed.", "Set driver = overlay in storage.conf."
-        )
-    return [path for path in (upper, *lowers.split(":")) if path and path != "<no value>"], identity
+    return layers_of(image)
 
 
 def find_in(lower: Iterable[str], paths: Iterable[str]) -> str | None:

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sojourn.sandbox import spec as specs
 from sojourn.sandbox.base import Sandbox, SandboxPlan, end_of, end_of_open, own_python, write_json
 from sojourn.sandbox.canary import User, look, require_same
 from sojourn.sandbox.cgroups import Cgroups, Hierarchies, Limits, open_cgroups
+from sojourn.sandbox.images import PYTHONS
 from sojourn.sandbox.kept_layers import KeptLayers
 from sojourn.sandbox.layer import Layer
 from sojourn.sandbox.mounts import make_folder, remove_tree
@@ -40,7 +41,6 @@ from sojourn.sandbox.way_out import NAMESERVER, WayOut
 
 START_SECONDS = 15.0
 _RUNC_SECONDS = 30.0
-_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3", "/opt/conda/bin/python3", "/opt/venv/bin/python3")
 
 
 def runc_missing() -> str | None:
@@ -71,7 +71,8 @@ class RuncSandbox(Sandbox):
         self._way_out = WayOut(self.network.path)
 
     @cached_property
-    def _hidden(self) -> list[str]:
+    def hidden(self) -> list[str]:
+        """Folders of the node that the session must not see."""
         return sorted({*hidden_folders(), *self.plan.hidden, str(self.folder.parent)})
 
     @cached_property
@@ -95,7 +96,13 @@ class RuncSandbox(Sandbox):
         modes = {mount.path: mount.mode for mount in self.plan.spec.mounts}
         return {point: self._behind(point, modes.get(point)) for point in self.facts["binds"]}
 
+    @property
+    def _prefixes(self) -> list[str]:
+        return list(self.facts.get("prefixes", []))
+
     def _behind(self, point: str, mode: str | None) -> str:
+        if point in self._prefixes:
+            return str(self.files.annex(point))
         if mode == "carried":  # not by way of the root, in which the folder around it is mounted already
             return str(resolve_inside(self.files.upper, point))
         return point if mode else self._nothing
@@ -112,8 +119,11 @@ class RuncSandbox(Sandbox):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What a restore elsewhere must find again: the mount points, and the identity of the image."""
-        return {"binds": list(self.binds), "image": self.facts["image"]}
+        """What a restore elsewhere must find again: the mount points, the identity of the image, and without one the
+        root that the session was born on, and the layers that stand for it here; none: it is the node's own."""
+        facts = {name: self.facts.get(name) for name in ("image", "python")}
+        ground = {"root": self.root, "layers": self.layers, "prefixes": self._prefixes}
+        return {"binds": list(self.binds), **facts, **ground}
 
     def inherit(self, origin: Mapping[str, Any]) -> None:
         """Called by a mover before the freeze, with the source's `origin`: the session keeps the mount points it was
@@ -123,14 +133,33 @@ class RuncSandbox(Sandbox):
         if origin["image"] != self.facts["image"]:
             image = self.plan.spec.image
             raise Incompatible(
-                f"The image {image} is another one on node {self.plan.node}.", f"There: podman pull {image}"
+                f"The image {image} is another one on node {self.plan.node}.",
+                f"`sojourn image pull {image}` gives all nodes the same one; sessions keep the one they have.",
             )
         for point in origin["binds"]:
             self._check_point(point)
-        self.facts["binds"] = list(origin["binds"])
+        known = {name: origin[name] for name in ("python", "root", "prefixes") if name in origin}
+        self.facts |= {"binds": list(origin["binds"]), **known}
         for point, outside in self.binds.items():
             if outside != point:
                 make_folder(Path(point))
+        self.record()
+
+    @property
+    def root(self) -> str:
+        """The identity of the node's root that the session was born on; with an image it does not matter."""
+        return str(self.facts.get("root", self.plan.root))
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """What stands for that root on this node, the topmost first, as the mover that brought it noted it; none: it
+        is this node's own root."""
+        return list(self.facts.get("layers", []))
+
+    def stand_on(self, layers: Sequence[Mapping[str, Any]], lower: Sequence[str]) -> None:
+        """Called by a mover before `mount`: the session's root is made of these folders of the node, not of the node's
+        own root."""
+        self.facts |= {"layers": list(layers), "lower": list(lower)}
         self.record()
 
     def _check_point(self, point: str) -> None:
@@ -142,8 +171,10 @@ class RuncSandbox(Sandbox):
         raise Invalid(f"{self._name} can't keep its mount point {point!r}: it is in none of its shared folders.")
 
     def _native_binds(self) -> list[str]:
-        there = [path for path in self._hidden if Path(path).is_dir()]
-        return list(specs.binds(self.plan.spec, there, self._nothing))
+        there = [path for path in self.hidden if Path(path).is_dir()]
+        covered = tuple(f"{path}/" for path in there)
+        prefixes = [path for path in self.plan.prefixes if not f"{path}/".startswith(covered)]
+        return [*specs.binds(self.plan.spec, there, self._nothing), *prefixes]
 
     @property
     def _nothing(self) -> str:
@@ -157,9 +188,10 @@ class RuncSandbox(Sandbox):
         folders.require(spec.mounts, self.plan.node, born=mount)
         if mount:
             self._meet_asked_for()
-        lower, image = lower_of(spec.image)
-        python = _python_in(lower)
-        self.facts |= {"lower": lower, "image": image, "binds": self._native_binds()}
+        lower, image, python = self._below(born=mount)
+        points = self._native_binds()
+        prefixes = [path for path in self.plan.prefixes if path in points]
+        self.facts |= {"lower": lower, "image": image, "python": python, "binds": points, "prefixes": prefixes}
         self.record()
         Path(self._nothing).mkdir(exist_ok=True, mode=0o755)
         self.files.create()
@@ -178,6 +210,14 @@ class RuncSandbox(Sandbox):
         else:
             self._note_way_out()
 
+    def _below(self, born: bool) -> tuple[list[str], str, str]:
+        """The root's layers, the identity of the image, and the interpreter for the rider."""
+        spec = self.plan.spec
+        if born and spec.ground:
+            return self.facts["lower"], "", spec.ground.python
+        lower, image = lower_of(spec.pinned.id if spec.pinned else spec.image)
+        return lower, image, _python_in(lower)
+
     def _meet_asked_for(self) -> None:
         """Whether the folders that the session shares are those of whoever asked for it."""
         known = {one.path: one.seen for one in self.plan.spec.mounts if one.mode == "shared" and one.seen}
@@ -191,7 +231,7 @@ class RuncSandbox(Sandbox):
         for folder in mounts:
             if folder.mode == "carried":
                 inner = {one.path for one in mounts if one.path != folder.path}
-                self.files.carry(folder, inner.union(self._hidden))
+                self.files.carry(folder, inner.union(self.hidden))
 
     # ── its layer, when it comes back ──
 
@@ -210,7 +250,13 @@ class RuncSandbox(Sandbox):
         return kept is not None and KeptLayers(Path(kept)).take(self.plan.session, move, self.files.upper)
 
     def mount(self) -> None:
-        self.files.mount(self.facts["lower"], self._hidden)
+        self.files.mount(self.facts["lower"], self.hidden)
+        if self.layers:  # home has these folders, its layers need not
+            user = self.user
+            for point in self.facts["binds"]:
+                folders.make_for(resolve_inside(self.files.root, point), user.uid, user.gid)
+        for prefix in self._prefixes:
+            self.files.mount_annex(prefix, self.facts["lower"])
 
     def _note_way_out(self) -> None:
         """A session without the outside is still a session: the reason is written down, not raised."""
@@ -371,9 +417,9 @@ def _is_mighty() -> bool:
 
 def _python_in(lower: list[str]) -> str:
     """The interpreter for the rider; on the node's own root the agent's own."""
-    found = find_in(lower, (own_python(), *_PYTHONS) if lower == ["/"] else _PYTHONS)
+    found = find_in(lower, (own_python(), *PYTHONS) if lower == ["/"] else PYTHONS)
     if found is None:
-        raise Incompatible(f"There is no Python in {lower[0]} to run the rider.", f"Install one of {_PYTHONS} into it.")
+        raise Incompatible(f"There is no Python in {lower[0]} to run the rider.", f"Install one of {PYTHONS} into it.")
     return found
 
 

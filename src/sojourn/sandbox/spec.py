@@ -134,7 +134,7 @@ def rider_config(session: str, spec: SessionSpec) -> dict[str, Any]:
         "announce": None,
         "socket": f"{INSIDE}/verbs.sock",
         "program": program_config(spec.program),
-        "held": held_to(spec),
+        "held": {**(spec.pinned.env if spec.pinned else {}), **held_to(spec)},
         "autostart": spec.autostart,
         "spool": spool_config(f"{INSIDE}/spool"),
         "log": LOG,

@@ -182,6 +182,12 @@ class DatabaseContract:
             ask.add_owner(connection, "ada", "k" * 64)
             assert ask.owner_keys(connection) == {"ada": "k" * 64}
 
+    def test_the_authority_is_found_again(self, database: Database) -> None:
+        with database.transaction() as connection:
+            assert ask.authority(connection) is None
+            ask.add_authority(connection, "certificate", "key", 1.0)
+            assert ask.authority(connection) == ("certificate", "key")
+
     def test_sessions_of_every_older_version_are_still_understood(self, database: Database) -> None:
         with database.transaction() as connection:
             ask.save_session(connection, None, moved())

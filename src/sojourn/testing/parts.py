@@ -107,7 +107,7 @@ class Parts:
         else:
             argv = (
                 "--controller",
-                f"http://{self._address}",
+                self.controller.url,
                 "--name",
                 name,
                 "--eviction",
@@ -267,27 +267,40 @@ class Parts:
             machine.wait()
 
 
+SomeParts = TypeVar("SomeParts", bound=Parts)
+
+
 @contextmanager
 def parts(nodes: tuple[str, ...] = ("here", "there"), **limits: float) -> Iterator[Parts]:
     """A controller with these `lifecycle.Limits`, and nodes on machines of their own. SOJOURN_HOME points to it
     meanwhile."""
     folder = Path(tempfile.mkdtemp(prefix="sojourn-drill-"))
-    criu = folder / "gates" / "criu"
-    criu.parent.mkdir()
-    criu.write_text(_GATED_CRIU.format(folder=criu.parent, criu=find_criu()[0]))
-    criu.chmod(0o755)
-    settings = {"SOJOURN_HOME": str(folder), "SOJOURN_CRIU": str(criu)}
-    made = Parts(folder, {name: _machine() for name in nodes}, limits)
+    with serving(Parts(folder, {name: _machine() for name in nodes}, limits)) as made:
+        yield made
+
+
+@contextmanager
+def serving(made: SomeParts) -> Iterator[SomeParts]:
+    """Start them all; at the end nothing of them is left."""
+    settings = {"SOJOURN_HOME": str(made.folder), "SOJOURN_CRIU": str(_gated_criu(made.folder))}
     with patch.dict(os.environ, settings):
         try:
             made.start("controller")
             os.environ |= {"SOJOURN_CONTROLLER": made.controller.url, "SOJOURN_TOKEN": made.controller.token}
-            for name in nodes:
+            for name in made.machines:
                 made.start(name)
             yield made
         finally:
             made.end()
-            remove_tree(folder)
+            remove_tree(made.folder)
+
+
+def _gated_criu(folder: Path) -> Path:
+    criu = folder / "gates" / "criu"
+    criu.parent.mkdir()
+    criu.write_text(_GATED_CRIU.format(folder=criu.parent, criu=find_criu()[0]))
+    criu.chmod(0o755)
+    return criu
 
 
 def cut(pid: int, ports: set[int]) -> int:

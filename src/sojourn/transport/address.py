@@ -86,6 +86,15 @@ def connecting(address: str) -> socket.socket:
     return connection
 
 
+def is_from_here(connection: socket.socket) -> bool:
+    """Whether who is at the other end of a TCP connection is on this very machine, and came by its loopback."""
+    try:
+        host = str(connection.getpeername()[0]).removeprefix("::ffff:")
+    except OSError:
+        return False
+    return host.startswith("127.") or host == "::1"
+
+
 def hasten(connection: socket.socket) -> None:
     """Small packets leave at once. Fine on any socket."""
     if connection.family != getattr(socket, "AF_UNIX", None):

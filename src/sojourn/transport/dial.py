@@ -9,27 +9,17 @@ from typing import TYPE_CHECKING
 
 from sojourn.errors import Invalid, SojournError, Unreachable, from_wire
 from sojourn.transport.address import connecting, hasten, parse_tcp
+from sojourn.transport.keepalive import notice_death
 from sojourn.transport.lines import LONGEST_LINE, decode_line
 from sojourn.transport.loop import READ, WRITE, Loop
 from sojourn.transport.routes import Route, may_be_elsewhere
+from sojourn.transport.sealed import knock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sojourn.transport.loop import Timer
     from sojourn.transport.routes import Routes
-
-_DEAD_AFTER = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
-NOTICE_DEATH = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, int(getattr(socket, name)), value)
-        for name, value in _DEAD_AFTER.items()
-        if hasattr(socket, name)
-    ),
-]
-"""Socket options (level, name, value) by which the system finds out within half a minute that the other machine, or the
-way there, is gone."""
 
 
 class Dial:
@@ -124,12 +114,16 @@ class Dial:
             if failure := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(failure, "it does not answer")
             hasten(connection)
-            for option in NOTICE_DEATH:
-                connection.setsockopt(*option)
+            notice_death(connection)
             # A fresh connection takes short lines as a whole.
-            connection.send(self._route.first_words(self._ticket))
+            self._loop.forget(connection)
+            connection = self._connection = knock(connection, self._route, self._ticket)
+            connection.setblocking(False)
         except OSError as failure:
             self._fail(failure.strerror or str(failure))
+            return
+        except Invalid as wrong:
+            self._end(wrong)
             return
         assert self._patience is not None
         self._patience.cancel()

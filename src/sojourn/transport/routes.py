@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sojourn.errors import Invalid, Unauthorized, Unreachable
-from sojourn.transport.lines import encode_line
 
 if TYPE_CHECKING:
     from sojourn.errors import SojournError
@@ -30,29 +29,33 @@ class Route:
     """The node that the relay at this address is asked for; empty: this is the node's own address."""
     patience_seconds: float = RELAY_SECONDS
     """For the connection to come about."""
+    node: str = ""
+    """Who is to answer in the end."""
+    authority: str = ""
+    """Who vouches for that node (PEM); empty: nothing is sealed on this way."""
 
     def __str__(self) -> str:
         return f"Node {self.relayed_to}, relayed at {self.address}," if self.relayed_to else self.address
 
-    def first_words(self, ticket: str) -> bytes:
-        """What is said there before anything else."""
-        knock = encode_line({"sojourn": 1, "ticket": ticket})
-        return encode_line({"sojourn": 1, "node": self.relayed_to}) + knock if self.relayed_to else knock
-
 
 class Routes:
-    """To one node. `address`, `relay`: host:port, or empty where there is none; `now` by any clock that only grows."""
+    """To one node. `address`, `relay`: host:port, or empty where there is none; `now` by any clock that only grows.
 
-    def __init__(self, node: str, address: str, relay: str) -> None:
+    `authority`: vouches for the node (PEM), and then all is sealed but what stays on this machine; empty: nothing is.
+    """
+
+    def __init__(self, node: str, address: str, relay: str, authority: str = "") -> None:
         self.relay = relay
         """May change: a controller can be moved."""
-        self._node, self._address = node, address
+        self._node, self._address, self._authority = node, address, authority
         self._detour_until = 0.0
 
     def ahead(self, now: float) -> list[Route]:
         """Those to be tried, in this order."""
-        relayed = [Route(self.relay, self._node)] if self.relay else []
-        direct = [Route(self._address, patience_seconds=DIRECT_SECONDS if relayed else RELAY_SECONDS)]
+        relayed = [Route(self.relay, self._node, node=self._node, authority=self._authority)] if self.relay else []
+        patience = DIRECT_SECONDS if relayed else RELAY_SECONDS
+        sealed = "" if is_loopback(self._address) else self._authority
+        direct = [Route(self._address, patience_seconds=patience, node=self._node, authority=sealed)]
         if not self._address or (relayed and is_loopback(self._address) and not is_loopback(self.relay)):
             return relayed
         return relayed + direct if now < self._detour_until else direct + relayed

@@ -142,7 +142,9 @@ class SocketPipe(Pipe):
         end = self.pump.end
         if self._backlog is None:
             return end.room(self.number) > 0
-        return end.state != CARRYING or (end.room(self.number, urgent=True) > 0 and not self._backlog.full)
+        if end.state != CARRYING:
+            return True
+        return (end.stalled or end.room(self.number, urgent=True) > 0) and not self._backlog.full
 
     def _forward(self, data: bytes, room: int) -> None:
         if room:

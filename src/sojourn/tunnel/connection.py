@@ -47,6 +47,8 @@ OUTBOX_BYTES = 2 * 1024 * 1024
 UNSENT_BYTES = 512 * 1024
 """What may wait for a slow connection: all of it stands before the next key press."""
 ACK_BYTES = 256 * 1024
+STALLED_BYTES = OUTBOX_BYTES // 2
+"""More than a connection that serves leaves unacknowledged because of a reader that is slow."""
 BUFFER_BYTES = 2 * (HEADER_BYTES + MAX_PAYLOAD)
 _JOIN_BYTES = 4096
 """Up to here copying a payload to its header costs less than a piece of its own."""
@@ -176,6 +178,12 @@ class TunnelEnd:
         if self.state == CARRYING:
             room = min(room, UNSENT_BYTES - self.outbox.unsent_bytes)
         return max(0, room)
+
+    @property
+    def stalled(self) -> bool:
+        """The other end leaves much unacknowledged: the way there is slow, or has ended without a word. That a stream
+        has no room then says nothing about who reads it."""
+        return self.outbox.kept_bytes > STALLED_BYTES
 
     def send(self, number: int, data: bytes) -> None:
         """Send `data`, at most the stream's window of it, on an open stream; it is kept, not copied."""

@@ -13,11 +13,13 @@ from typing import Any
 
 from sojourn.errors import MoveFailed, SojournError
 from sojourn.model import Strategy
+from sojourn.movers import environment
 from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Facts, Link, Note, Tell
 from sojourn.movers.connections import Connection
-from sojourn.movers.criu import images
+from sojourn.movers.criu import ground, images
 from sojourn.movers.criu.departure import PAGE_CONNECTIONS, meeting_place
+from sojourn.movers.criu.draft import Draft
 from sojourn.movers.criu.revival import CriuRevival
 from sojourn.movers.criu.standstill import boot_id
 from sojourn.movers.haste import hastened
@@ -75,6 +77,7 @@ class CriuArrival(CriuRevival):
         parcels = Parcels(link.socket)
         with contextlib.ExitStack() as stack:
             meeting = self._greet(parcels, link, stack)
+            draft = None if meeting else Draft.receive(parcels)
             self._take_layer(parcels)
             stack.enter_context(hastened())
             criu = self._start_criu(stack)
@@ -82,7 +85,7 @@ class CriuArrival(CriuRevival):
                 self._hand_on_memory(meeting)
             session = parcels.receive()
             zero = self._zero(session)
-            number = self._take_images(session, parcels, meeting)
+            number = self._take_images(session, parcels, meeting, draft)
             stack.callback(os.close, number)
             criu.places = replace(criu.places, images=Path(f"/proc/self/fd/{number}"))
             self._mark("images received", zero, session["marks"], image_bytes=sum(session["images"].values()))
@@ -102,6 +105,7 @@ class CriuArrival(CriuRevival):
         path = meeting_place(self._move)
         listener = stack.enter_context(listen(path))
         self._report = self._report.model_copy(update={"left": own_of(self._sandbox.plan.spec.mounts)})
+        at_home = ground.settle(self._sandbox, hello["origin"])
         kept = self._sandbox.take_layer(hello["came_by"])
         self._came = self._sandbox.layer.index() if kept else {}
         parcels.send(
@@ -111,7 +115,10 @@ class CriuArrival(CriuRevival):
             shared=self._look_at_folders(),
             kept=size_of(self._came) if kept else None,
             free=shutil.disk_usage(self._sandbox.folder).free,
+            stranger=not at_home,
         )
+        if not at_home:
+            self._take_environment(parcels)
         agreed = parcels.receive()
         self._paged = agreed["paged"]
         if agreed["direct"]:
@@ -122,6 +129,11 @@ class CriuArrival(CriuRevival):
         if self._paged:
             self._hand_on_connections([link.open() for _ in range(PAGE_CONNECTIONS)])
         return None
+
+    def _take_environment(self, parcels: Parcels) -> None:
+        layers = parcels.expect("ground")
+        environment.receive(parcels, ground.depot_of(self._sandbox))
+        ground.stand_on(self._sandbox, layers)
 
     def _look_at_folders(self) -> dict[str, Any]:
         """What is seen here of the folders that have to be the source's very own."""
@@ -160,10 +172,12 @@ class CriuArrival(CriuRevival):
         self._sandbox.mount()
         self._report = self._report.model_copy(update={"layer_bytes": written})
 
-    def _take_images(self, session: dict[str, Any], parcels: Parcels, meeting: Lines | None) -> int:
+    def _take_images(
+        self, session: dict[str, Any], parcels: Parcels, meeting: Lines | None, draft: Draft | None
+    ) -> int:
         """A descriptor of the folder of CRIU's images: on one machine the source's own, as nothing has to be copied."""
         if meeting is None:
-            images.receive(self._folder, session["images"], parcels)
+            images.receive(self._folder, session["images"], parcels, draft or Draft())
             return os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         if not meeting.receive():
             raise MoveFailed("The source of the move is gone before it handed over the images.", _IS_IT_RUNNING)

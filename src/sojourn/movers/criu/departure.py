@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from sojourn.errors import MoveFailed
-from sojourn.model import Sight, Strategy
+from sojourn.model import Shipment, Sight, Strategy
+from sojourn.movers import environment
 from sojourn.movers.base import Facts, HangUp, Link, Note, Tell
 from sojourn.movers.connections import Connection
-from sojourn.movers.criu import images
+from sojourn.movers.criu import ground, images
+from sojourn.movers.criu.draft import Draft
 from sojourn.movers.criu.service import memory_folder
 from sojourn.movers.criu.standstill import CriuStandstill, boot_id, opened_folder
 from sojourn.movers.inspection import inspect, shares_memory
+from sojourn.movers.pager.ahead import Ranges, small_memory
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.parcels import Parcels
 from sojourn.movers.processes import start_module
@@ -24,10 +29,12 @@ from sojourn.sandbox.kept_layers import remembered
 from sojourn.sandbox.layer import Index
 from sojourn.sandbox.rootfs import require_room
 from sojourn.sandbox.runc import RuncSandbox
-from sojourn.wire import SessionSent
+from sojourn.wire import SessionSent, ShipmentProgressed
 
 PAGE_CONNECTIONS = 3
 """One for faults, two for the bulk."""
+_FAR_SECONDS = 0.002
+"""A round trip from which on a fault takes longer than it takes a core to compare what would spare it."""
 _LONG_SEND_SECONDS = 1.0
 """A layer that took longer to send ahead is sent ahead again: what changed meanwhile should not wait for the freeze."""
 _MOST_SENDS_AHEAD = 4
@@ -44,6 +51,8 @@ class CriuDeparture(CriuStandstill):
     ) -> None:
         super().__init__(sandbox, move, tell=tell, note=note, hang_up=hang_up)
         self._strategy = strategy
+        self._target_is_far = False
+        self._draft = Draft()
 
     @classmethod
     def recover(
@@ -71,7 +80,11 @@ class CriuDeparture(CriuStandstill):
         with contextlib.ExitStack() as stack:
             meeting, sent = self._greet(parcels, stack)
             source = None if meeting else self._start_page_source(link, stack)
-            sent = self._send_layer_ahead(parcels, sent)
+            if not meeting:
+                self._draft = Draft.of(self._sandbox.pids() if self._paged else ())
+                self._draft.send(parcels)
+            with self._memory_going_ahead(source):
+                sent = self._send_layer_ahead(parcels, sent)
 
             def beside() -> None:
                 self._send_beside_dump(parcels, sent, meeting or source)
@@ -92,6 +105,8 @@ class CriuDeparture(CriuStandstill):
         there = {path: Sight(**sight) for path, sight in answer["shared"].items()}
         canary.require_same(seen, f"node {sandbox.plan.node}", there, f"node {answer['node']}")
         sent = self._require_room(answer, came)
+        if answer["stranger"]:
+            self._send_environment(parcels)
         self._paged = self._strategy == "lazy" or (bool(answer["pager"]) and not shares_memory(inspect(self._sandbox)))
         # The target may be lying about the kernel it shares; a path of its choice would lead to other people's sockets.
         if answer["meet"] == str(meeting_place(self._move)) and self.direct:
@@ -101,6 +116,18 @@ class CriuDeparture(CriuStandstill):
                 meeting = Lines(connection)
         parcels.send(direct=meeting is not None, paged=self._paged)
         return meeting, sent
+
+    def _send_environment(self, parcels: Parcels) -> None:
+        """What the session stands on here, to a node with another root; while it runs."""
+        found = ground.environment_of(self._sandbox)
+        ground.require_complete(self._sandbox, found)
+        parcels.send(ground=ground.named(found))
+        environment.send(parcels, ground.depot_of(self._sandbox), found, self._shipped)
+
+    def _shipped(self, done_bytes: int, total_bytes: int) -> None:
+        shipment = Shipment(what="environment", done_bytes=done_bytes, total_bytes=total_bytes)
+        session = self._sandbox.plan.session
+        self._tell(ShipmentProgressed(move=self._move, session=session, shipment=shipment))
 
     def _require_room(self, answer: dict[str, Any], came: Index) -> Index:
         """What of the layer is there already. Raises DoesNotFit when there is no room for the rest."""
@@ -127,6 +154,36 @@ class CriuDeparture(CriuStandstill):
             )
         return Lines(stack.enter_context(ours))
 
+    @contextlib.contextmanager
+    def _memory_going_ahead(self, source: Lines | None) -> Iterator[None]:
+        """While the session runs; again, if it took long. Not to a near target, from which a page comes so quickly that
+        comparing would cost more."""
+        with ThreadPoolExecutor(1) as beside:
+            going = beside.submit(self._send_memory_ahead, source) if source else None
+            try:
+                yield
+            except BaseException:
+                if self._page_source:
+                    self._page_source.kill()
+                raise
+            if going:
+                going.result()
+
+    def _send_memory_ahead(self, source: Lines) -> None:
+        self._target_is_far = min(self._ahead_s(source, {}) for _ in range(3)) > _FAR_SECONDS
+        for _ in range(_MOST_SENDS_AHEAD if self._target_is_far else 0):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a task ended: what is there is enough
+                if self._ahead_s(source, small_memory(self._hand_over(source))) < _LONG_SEND_SECONDS:
+                    return
+
+    def _ahead_s(self, source: Lines, ranges: Ranges) -> float:
+        """Have these ranges go ahead; how many seconds it took until they were there."""
+        began = time.monotonic()
+        source.send({"do": "ahead", "ranges": ranges})
+        if not source.receive():
+            raise MoveFailed("The page source ended before the session was frozen.", "Is the target's agent running?")
+        return time.monotonic() - began
+
     def _send_layer_ahead(self, parcels: Parcels, sent: Index) -> Index:
         """While the session runs; `sent` is there already. Returns the index of what then is."""
         layer = self._sandbox.layer
@@ -147,8 +204,8 @@ class CriuDeparture(CriuStandstill):
         parcels.send_stream(sandbox.layer.delta(sent, always=sandbox.restless_files()))
         self._mark("layer sent")
         if memory and self._paged:
-            self._hand_over(memory)
-            memory.send({"do": "begin"})
+            tasks = self._hand_over(memory)
+            memory.send({"do": "begin", "ranges": small_memory(tasks) if self._target_is_far else {}})
 
     def _send_session(self, parcels: Parcels, meeting: Lines | None, outside: list[Connection]) -> None:
         sandbox, sizes = self._sandbox, images.image_sizes(self._folder)
@@ -165,7 +222,7 @@ class CriuDeparture(CriuStandstill):
             with opened_folder(self._folder) as number:
                 meeting.send({"do": "images"}, [number])
         else:
-            parcels.send_stream(images.contents(self._folder, sizes))
+            parcels.send_stream(images.contents(self._folder, sizes, self._draft))
         self._tell(SessionSent(move=self._move, session=sandbox.plan.session))
 
 

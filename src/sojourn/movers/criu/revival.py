@@ -73,6 +73,11 @@ class CriuRevival(Arrival):
             self._await_fill()
         self._finish()
 
+    def halt(self) -> None:
+        with self._lock:
+            if self.thawed and not self._abandoned:
+                self._sandbox.freeze()
+
     def abandon(self) -> None:
         with self._lock:
             self._abandoned = True
@@ -191,7 +196,9 @@ class CriuRevival(Arrival):
         after_thaw = self._strategy == "lazy" and self._filled
         seconds = self._filled["seconds"] if self._filled and after_thaw else 0.0
         page_bytes = self._filled["filled_bytes"] if self._filled else 0
-        self._report = self._report.model_copy(update={"filled_s": seconds, "page_bytes": page_bytes})
+        link_bytes = self._filled["received_bytes"] if self._filled else 0
+        filled = {"filled_s": seconds, "page_bytes": page_bytes, "link_bytes": link_bytes}
+        self._report = self._report.model_copy(update=filled)
         self._tell(SessionFilled(**self._whose(), report=self._report))
         self._let_go()
 

@@ -124,8 +124,8 @@ class CriuStandstill(Departure):
         self._mark("frozen")
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
 
-    def _hand_over(self, memory: Lines) -> None:
-        """Descriptors, not PIDs: what they lead to never changes."""
+    def _hand_over(self, memory: Lines) -> dict[int, int]:
+        """Descriptors, not PIDs: what they lead to never changes. Returns whose: PID in the sandbox -> PID here."""
         tasks = tasks_of(self._sandbox.pids())
         opened = open_memory(tasks)
         try:
@@ -134,6 +134,7 @@ class CriuStandstill(Departure):
         finally:
             for number in opened.values():
                 os.close(number)
+        return tasks
 
     def _dump(self, criu: Criu, freeze: Callable[[], None]) -> None:
         sandbox = self._sandbox

@@ -19,6 +19,7 @@ from sojourn.movers.abilities import has_userfaultfd
 from sojourn.movers.base import Facts, Link, Note, Tell
 from sojourn.movers.clocks import check_clock, has_time_namespaces
 from sojourn.movers.connections import Connection
+from sojourn.movers.criu import ground
 from sojourn.movers.criu.revival import CriuRevival
 from sojourn.movers.haste import hastened
 from sojourn.movers.store import open_vault
@@ -149,12 +150,25 @@ class CriuWake(CriuRevival):
     def _take_layer(self, vault: Vault, manifest: Manifest) -> None:
         sandbox = self._sandbox
         sandbox.inherit(manifest.origin)
+        self._find_ground(manifest)
         free, name = shutil.disk_usage(sandbox.folder).free, f"the files of session {self._name}"
         require_room(free, manifest.layer.size, f"{name} on node {sandbox.plan.node}")
         stream = vault.read_body(manifest, manifest.layer, of="the layer")
         written = sum(map(sandbox.layer.apply, parted(stream, manifest.strategy_facts["layer_parts"])))
         sandbox.mount()
         self._report = self._report.model_copy(update={"layer_bytes": written})
+
+    def _find_ground(self, manifest: Manifest) -> None:
+        """What the session stood on when it was saved."""
+        if ground.settle(self._sandbox, manifest.origin):
+            return
+        layers = manifest.origin.get("layers", [])
+        if not layers:
+            raise Incompatible(
+                f"Session {self._name} was saved on the root of node {manifest.node}, and this node has another one.",
+                "Wake it there.",
+            )
+        ground.stand_on(self._sandbox, layers)
 
     # ── the wake ──
 

@@ -125,6 +125,8 @@ class Fill:
 
     def step(self) -> None:
         """Put in what was asked for by faults and at most one stride more, and keep the supplies busy."""
+        if not self.restored:
+            self._require_supplies()
         for urgent, supply in self._supplies.items():
             while supply.tray:
                 self._accept(supply.tray.popleft(), urgent)
@@ -134,6 +136,11 @@ class Fill:
         if self.restored:
             self._land_some(self._arrived[False], STRIDE)
             self._order_more()
+
+    def _require_supplies(self) -> None:
+        """What came ahead may do for a thaw, but a session that can't be filled afterwards had better not be thawed."""
+        if broken := next((supply.broken for supply in self._supplies.values() if supply.broken), None):
+            raise MoveFailed(f"The pages can't be had any more: {broken}.", "The session goes back to its source.")
 
     def close(self) -> None:
         """Let go of the address spaces: what misses a page from here on gets zeros."""

@@ -15,11 +15,16 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sojourn.errors import SojournError
+from sojourn.movers.packing import unpacked
 from sojourn.movers.pager.frames import ANSWER, BLOCK, LARGEST, REQUEST, runs
+
+if TYPE_CHECKING:
+    from sojourn.movers.pager.ahead import Larder
 
 _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -52,6 +57,13 @@ class FrozenMemory:
     def __init__(self, descriptors: Mapping[int, int]) -> None:
         self._descriptors = dict(descriptors)
 
+    def take(self, descriptors: Mapping[int, int]) -> None:
+        """Newer ones, which are this object's from now on."""
+        for task, descriptor in descriptors.items():
+            if task in self._descriptors:
+                os.close(self._descriptors[task])
+            self._descriptors[task] = descriptor
+
     def read(self, task: int, address: int, length: int, buffer: Buffer) -> int:
         """Read into the buffer; returns the blocks that hold data. Raises OSError: never fewer bytes in silence."""
         self.read_into(task, address, buffer.view[:length])
@@ -67,8 +79,17 @@ class FrozenMemory:
 
 
 def open_memory(tasks: Mapping[int, int]) -> dict[int, int]:
-    """Descriptors of the memory of tasks: PID in the sandbox -> PID here, in; PID in the sandbox -> descriptor, out."""
-    return {task: os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC) for task, pid in tasks.items()}
+    """Descriptors of the memory of tasks: PID in the sandbox -> PID here, in; PID in the sandbox -> descriptor, out.
+    Raises OSError when one is gone."""
+    opened: dict[int, int] = {}
+    try:
+        for task, pid in tasks.items():
+            opened[task] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        for number in opened.values():
+            os.close(number)
+        raise
+    return opened
 
 
 @dataclass(eq=False)
@@ -91,6 +112,8 @@ class Supply(ABC):
         self.tray: deque[Order] = deque()
         self.received_bytes = 0
         """Bytes that came over a network."""
+        self.broken: OSError | SojournError | None = None
+        """Why no more will come."""
         self._bell = bell
 
     @abstractmethod
@@ -143,20 +166,28 @@ class Line:
 
     connection: socket.socket
     waiting: deque[Order] = field(default_factory=deque)
-    broken: OSError | None = None
+    stocks: bool = False
+    """It carries what goes ahead before it carries answers."""
+    broken: OSError | SojournError | None = None
     """Set when no more answers will come."""
 
 
 class RemoteSupply(Supply):
-    """The pages come over connections to the page source; several, because one thread can't both read and send."""
+    """The pages come over connections to the page source; several, because one thread can't both read and send. What
+    has come ahead lies in the larder, which the first connection of the bulk stocks."""
 
-    def __init__(self, connections: Sequence[socket.socket], bell: int) -> None:
+    def __init__(self, connections: Sequence[socket.socket], bell: int, larder: Larder, *, stocks: bool) -> None:
         super().__init__(bell)
+        self._larder = larder
         self._lines = [Line(connection) for connection in connections]
+        self._lines[0].stocks = stocks
         for line in self._lines:
             threading.Thread(target=self._receive, args=(line,), name="remote-supply", daemon=True).start()
 
     def order(self, order: Order) -> None:
+        if self._larder.serve(order):
+            self.tray.append(order)
+            return
         line = min(self._lines, key=lambda line: len(line.waiting))
         line.waiting.append(order)
         with contextlib.suppress(OSError):  # the receiving thread sees the same end
@@ -171,13 +202,16 @@ class RemoteSupply(Supply):
     def _receive(self, line: Line) -> None:
         head = bytearray(ANSWER.size)
         try:
+            if line.stocks:
+                self._larder.stock(line.connection)
             while True:
                 receive_exactly(line.connection, memoryview(head))
                 self._take(line.connection, line.waiting[0], head)
                 self._bring(line.waiting.popleft())
-        except OSError as failed:
-            line.broken = failed
+        except (OSError, SojournError) as failed:
+            line.broken = self.broken = failed
             self._give_up(line)
+            os.eventfd_write(self._bell, 1)
 
     def _give_up(self, line: Line) -> None:
         """In either thread."""
@@ -188,17 +222,41 @@ class RemoteSupply(Supply):
                 self._bring(order)
 
     def _take(self, connection: socket.socket, order: Order, head: bytearray) -> None:
-        length, order.blocks = ANSWER.unpack(head)
-        self.received_bytes += len(head)
+        length, order.blocks, stored = ANSWER.unpack(head)
+        self.received_bytes += len(head) + stored
         if not length:
             order.failure = OSError(order.blocks, f"the source could not read task {order.task} at {order.address:#x}")
             return
         if length != order.length:
             raise OSError(errno.EPROTO, f"{length} bytes came where {order.length} were asked for")
-        for start, end, present in runs(order.blocks, length):
-            if present:
-                receive_exactly(connection, order.buffer.view[start:end])
-                self.received_bytes += end - start
+        parts = [order.buffer.view[start:end] for start, end, present in runs(order.blocks, length) if present]
+        size = sum(map(len, parts))
+        if stored == size:
+            for part in parts:
+                receive_exactly(connection, part)
+        else:
+            _unpack_into(parts, connection, stored, size)
+
+
+def _unpack_into(parts: Sequence[memoryview], connection: socket.socket, stored: int, size: int) -> None:
+    if stored > size:
+        raise OSError(errno.EPROTO, f"{stored} bytes came where {size} were due")
+    body = bytearray(stored)
+    receive_exactly(connection, memoryview(body))
+    left = memoryview(unpacked(body, size))
+    for part in parts:
+        part[:], left = left[: len(part)], left[len(part) :]
+
+
+def send_all(connection: socket.socket, parts: Iterable[memoryview]) -> None:
+    """Send several buffers as one."""
+    left = list(parts)
+    while left:
+        sent = connection.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if sent:
+            left[0] = left[0][sent:]
 
 
 def receive_exactly(connection: socket.socket, view: memoryview) -> None:

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from sojourn.errors import SojournError
 from sojourn.movers.haste import BRISK, hasten
 from sojourn.movers.pagemap import lazy_pieces
+from sojourn.movers.pager.ahead import Larder
 from sojourn.movers.pager.fill import Fill, Space
 from sojourn.movers.pager.lines import Lines
 from sojourn.movers.pager.pieces import Piece
@@ -58,7 +59,8 @@ class Target:
         self._folder = folder
         self._selector = selectors.DefaultSelector()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._connections: list[socket.socket] = []
+        self._larder = Larder()
+        self._remote: tuple[Supply, Supply] | None = None
         self._memory: dict[int, int] = {}
         self._chunks: Chunks | None = None
         self._verdicts: deque[SojournError | None] = deque()
@@ -134,7 +136,7 @@ class Target:
             "seconds": now - self._restored_at,
             "filled_bytes": fill.filled_bytes,
             "dropped_bytes": fill.dropped_bytes,
-            "received_bytes": fill.received_bytes,
+            "received_bytes": fill.received_bytes + self._larder.received_bytes,
             "faults": fill.faults,
         }
         fill.close()
@@ -172,7 +174,7 @@ class Target:
             if message["do"] == "memory":
                 self._memory.update(zip(message["tasks"], self._agent.take(len(message["tasks"])), strict=True))
             elif message["do"] == "connections":
-                self._connections = [socket.socket(fileno=number) for number in self._agent.take(message["count"])]
+                self._connect([socket.socket(fileno=number) for number in self._agent.take(message["count"])])
             elif message["do"] == "vault":
                 self._guarded(partial(self._open_vault, message))
             elif message["do"] == "begin":
@@ -220,12 +222,19 @@ class Target:
 
         threading.Thread(target=look, name="look-for-chunks", daemon=True).start()
 
+    def _connect(self, connections: list[socket.socket]) -> None:
+        """At once: memory may come ahead, while the session still runs at its source."""
+        urgent, bulk, larder = connections[:1], connections[1:], self._larder
+        self._remote = (
+            RemoteSupply(urgent, self._bell, larder, stocks=False),
+            RemoteSupply(bulk, self._bell, larder, stocks=True),
+        )
+
     def _supplies(self) -> tuple[Supply, Supply]:
         if self._chunks:
             return self._chunks.supplies(self._bell)
-        if self._connections:
-            urgent, bulk = self._connections[:1], self._connections[1:]
-            return RemoteSupply(urgent, self._bell), RemoteSupply(bulk, self._bell)
+        if self._remote:
+            return self._remote
         memory = FrozenMemory(self._memory)
         return LocalSupply(memory, self._bell), LocalBulk(memory, self._bell)
 
