@@ -37,10 +37,10 @@ def keeps_alive(connection: socket.socket) -> bool:
 
 
 def test_a_controller_that_went_away_in_silence_is_noticed(url: str) -> None:
-    with Client(url, "t") as client, client._http.stream("GET", "/") as answer:
+    with Client(url, "t") as client, client._open().stream("GET", "/") as answer:
         assert keeps_alive(answer.extensions["network_stream"].get_extra_info("socket"))
 
 
 async def test_also_by_asyncio(url: str) -> None:
-    async with AsyncClient(url, "t") as client, client._http.stream("GET", "/") as answer:
+    async with AsyncClient(url, "t") as client, client._open().stream("GET", "/") as answer:
         assert keeps_alive(answer.extensions["network_stream"].get_extra_info("socket"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from sojourn.client import calls
@@ -55,9 +54,10 @@ class AsyncClient:
 
     def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
         self.url, self._token, self._timeout_s = url.rstrip("/"), token, timeout_s
+        self._http: httpx.AsyncClient | None = None
+        """When it was first used."""
 
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
+    def _open(self) -> httpx.AsyncClient:
         """The first time ever it may have to ask who is to be trusted, and so to wait."""
         import httpx
 
@@ -230,13 +230,13 @@ class AsyncClient:
         now."""
         url, token = url.rstrip("/"), token or self._token
         if (url.partition(":")[0], token) != (self.url.partition(":")[0], self._token):
-            self.__dict__.pop("_http", None)  # another one is to be trusted
+            self._http = None  # another one is to be trusted
         self.url, self._token = url, token
-        if "_http" in self.__dict__:
+        if self._http:
             self._http.base_url = self.url
 
     async def close(self) -> None:
-        if "_http" in self.__dict__:
+        if self._http:
             await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -248,8 +248,9 @@ class AsyncClient:
     async def _do(self, call: calls.Call[T]) -> T:
         import httpx
 
-        if "_http" not in self.__dict__:
-            await asyncio.to_thread(lambda: self._http)
+        if self._http is None:
+            opened = await asyncio.to_thread(self._open)
+            self._http = self._http or opened  # somebody else may have been quicker
         try:
             answer = await self._http.request(call.method, call.path, json=call.body)
             body = answer.json() if answer.content else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.request import getproxies
@@ -58,9 +57,11 @@ class Client:
 
     def __init__(self, url: str, token: str, *, timeout_s: float | None = None) -> None:
         self.url, self._token, self._timeout_s = url.rstrip("/"), token, timeout_s
+        self._http: httpx.Client | None = None
+        """When it was first used. No cached_property: its lock, before Python 3.12, is one for all clients, and stays
+        taken for ever in a process that is forked while another thread has it."""
 
-    @cached_property
-    def _http(self) -> httpx.Client:
+    def _open(self) -> httpx.Client:
         """Raises Unauthorized, and Unreachable, when it is not known yet whom to trust, and can't be found out."""
         import httpx  # a tenth of a second that commands without a controller need not spend
 
@@ -256,7 +257,7 @@ class Client:
             raise no_word(self.url, pin_of(self._token), down) from down
 
     def close(self) -> None:
-        if "_http" in self.__dict__:
+        if self._http:
             self._http.close()
 
     def __enter__(self) -> Self:
@@ -268,8 +269,9 @@ class Client:
     def _do(self, call: calls.Call[T]) -> T:
         import httpx
 
+        self._http = http = self._http or self._open()
         try:
-            answer = self._http.request(call.method, call.path, json=call.body)
+            answer = http.request(call.method, call.path, json=call.body)
             body = answer.json() if answer.content else None
         except (httpx.HTTPError, ValueError) as down:
             raise no_word(self.url, pin_of(self._token), down) from down

@@ -15,9 +15,9 @@ from sojourn.errors import Invalid, Refused
 from sojourn.model.base import Word
 
 Channel = Literal["shell", "iopub", "stdin", "control", "hb"]
-PUBLISH_LIMIT = 100_000
-"""Messages kept for a client that does not read, before they are dropped for it. A kernel by itself keeps 1,000; but
-what a closed laptop finds when it is opened comes faster than Jupyter reads it."""
+PUBLISH_LIMIT = 10_000
+"""Messages that ZeroMQ keeps for a client that does not read (`publication` keeps more). A kernel by itself keeps
+1,000."""
 INNER_PORTS = (10_000, 32_000)
 """Below what Linux, macOS and Windows use for outgoing connections by themselves."""
 _given: deque[int] = deque(maxlen=1000)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zmq
 
 from sojourn.errors import SojournError
 from sojourn.front.connection import Channel, Connection
 from sojourn.front.messages import Signer
+from sojourn.front.publication import Publication
 
 RETRY_MILLISECONDS = 20
 """A kernel that starts is tried for this often, so that it is ready when it listens."""
@@ -43,7 +44,17 @@ class Side:
             getattr(self, channel).send_multipart(frames, zmq.NOBLOCK, copy=False)
 
 
+@dataclass(frozen=True)
 class Clients(Side):
+    publication: Publication = field(kw_only=True)
+    """By which goes what is said on iopub."""
+
+    def send(self, channel: Channel, frames: Sequence[bytes | zmq.Frame]) -> None:
+        if channel == "iopub":
+            self.publication.send(self.signer.sign_anew(frames) if self.signer else frames)
+        else:
+            super().send(channel, frames)
+
     @classmethod
     def bind(cls, zone: Zone, outer: Connection, signer: Signer | None = None) -> Clients:
         """Raises Refused when a port is taken; then none is held."""
@@ -56,7 +67,7 @@ class Clients(Side):
                 socket.close(0)
             raise
         shell, control, stdin, iopub = made
-        return cls(shell, control, stdin, iopub, signer)
+        return cls(shell, control, stdin, iopub, signer, publication=Publication(iopub))
 
     def close(self) -> None:
         for socket in (self.shell, self.control, self.stdin, self.iopub):

@@ -233,6 +233,7 @@ class Switchboard:
     def _plug(self) -> None:
         """Join the clients' sockets and the kernel's."""
         clients, kernel = self._clients, self._kernel
+        clients.publication.begin(self._loop, self._unfinished.lagged)
         self._takers: dict[Socket, Taker] = {
             clients.control: self._control_asked,
             kernel.control: self._control_answered,

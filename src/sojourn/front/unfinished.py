@@ -12,6 +12,7 @@ from sojourn.transport.loop import Loop
 from sojourn.transport.socket_pipe import TRUNCATED
 
 NOTICE = "[output truncated here: more was printed than could be kept while the clients were away]\n"
+LAGGED = "[output truncated here: more was printed than could be kept for clients that read slowly]\n"
 MOST = 1000
 """Requests remembered of a kernel that never says when it is done."""
 _SETTLE_SECONDS = 1.0
@@ -32,8 +33,12 @@ class Unfinished:
         self._loop, self._understudy = loop, understudy
         self._tales: dict[str, _Tale] = {}
         """By the request's id, in the order in which the kernel has them."""
+        self._latest: law.Request | None = None
+        """The last cell."""
 
     def forwarded(self, request: law.Request) -> None:
+        if request.kind is law.Kind.EXECUTE:
+            self._latest = request
         if request.channel == "shell":
             self._tales[request.id] = _Tale(request)
             if len(self._tales) > MOST:
@@ -60,6 +65,11 @@ class Unfinished:
         for tale in self._tales.values():
             tale.cut = True
             self._look_soon(tale)
+
+    def lagged(self) -> None:
+        """More was published than could be kept for those who listen."""
+        if self._latest:
+            self._understudy.orders[law.Tell](law.Tell(self._latest, LAGGED))
 
     def forget(self) -> None:
         """The kernel is gone, or was set back: what it owed is answered otherwise."""
