@@ -55,8 +55,8 @@ def add(
     wish = Wish(destination, name, tuple(label or ()), tuple(ssh_option or ()), sudo, direct, wheelhouse)
     node = add(wish, controller, own, embedded.tie, Talk(yes))
     print(ability(node, "directly" if direct else "through ssh"))
-    if node.capabilities.strategies:
-        print(about_folders(node))
+    if node.capabilities.strategies and (advice := about_folders(node)):
+        print(advice)
 
 
 def remove(
@@ -123,7 +123,8 @@ class Talk:
 
 
 def about_folders(node: NodeView) -> str:
-    """What has to be said of a person's folders, so that kernels can go to a machine where they are others."""
+    """What has to be said of a person's folders, so that kernels can go to a machine where they are others; empty when
+    something was said."""
     from sojourn.settings import config_folder, kernels_mounts
 
     if kernels_mounts():
