@@ -207,7 +207,7 @@ def test_a_host_becomes_a_node_works_through_its_line_and_is_left_as_it_was(host
         said = sojourn("add", f"root@{host.address}", *line, "--wheelhouse", str(wheelhouse(host.folder / "wheels")))
         assert "Install Sojourn" in said
         assert "\nfar is a node:" in said
-        assert "mode = \"left\"" in said  # what becomes of a home that is another one there
+        assert 'mode = "left"' in said  # what becomes of a home that is another one there
         assert "sessions move live (lazy, copy); relayed through ssh." in said
         assert not [token for token in client.tokens() if token["name"].startswith("add-")]
 
