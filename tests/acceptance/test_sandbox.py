@@ -343,7 +343,7 @@ def test_an_image_can_be_the_root(make: Make, small_root: Path) -> None:
 def test_an_image_that_is_not_there_is_refused_with_the_command_that_fetches_it(make: Make) -> None:
     with pytest.raises(Incompatible) as refused:
         make(image="localhost/no-such-image:1").create()
-    assert "podman pull localhost/no-such-image:1" in refused.value.hint
+    assert "sojourn image pull localhost/no-such-image:1" in refused.value.hint
 
 
 # ── freezing, killing, removing ──
