@@ -114,7 +114,7 @@ def test_a_wrong_token(sojourner: sojourn.Client) -> None:
 @pytest.mark.parametrize(
     ("config", "advice"),
     [
-        ({"image": "localhost/no-such-image:1"}, "podman pull localhost/no-such-image:1"),
+        ({"image": "localhost/no-such-image:1"}, "sojourn image pull localhost/no-such-image:1"),
         ({"carried": ["/proc"]}, "Name the folder"),
         ({"needs": "mem>=9000G"}, "Ask for less"),
         ({"needs": "nowhere"}, "Nodes: here, there"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sojourn.errors import MoveFailed
 from sojourn.movers.criu import images
+from sojourn.movers.criu.draft import Draft
 from sojourn.movers.criu.service import first_error
 from sojourn.movers.pagemap import lazy_pieces
 from sojourn.movers.pager.frames import BLOCK, BLOCKS, runs
@@ -113,9 +114,9 @@ def test_images_arrive_as_they_were(tmp_path: Path) -> None:
     sizes = images.image_sizes(source)
     ours, theirs, one, other = pair()
     with one, other:
-        sending = threading.Thread(target=lambda: ours.send_stream(images.contents(source, sizes)))
+        sending = threading.Thread(target=lambda: ours.send_stream(images.contents(source, sizes, Draft())))
         sending.start()
-        assert images.receive(target, sizes, theirs) == sum(map(len, bodies.values()))
+        assert images.receive(target, sizes, theirs, Draft()) == sum(map(len, bodies.values()))
         sending.join()
     assert {file.name: file.read_bytes() for file in target.iterdir()} == bodies
 

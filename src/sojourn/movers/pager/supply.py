@@ -181,8 +181,12 @@ class RemoteSupply(Supply):
         self._larder = larder
         self._lines = [Line(connection) for connection in connections]
         self._lines[0].stocks = stocks
-        for line in self._lines:
-            threading.Thread(target=self._receive, args=(line,), name="remote-supply", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._receive, args=(line,), name="remote-supply", daemon=True)
+            for line in self._lines
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def order(self, order: Order) -> None:
         if self._larder.serve(order):
@@ -196,7 +200,12 @@ class RemoteSupply(Supply):
             self._give_up(line)
 
     def close(self) -> None:
+        """Nothing rings the bell afterwards: it may be closed, too."""
         for line in self._lines:
+            with contextlib.suppress(OSError):  # it has ended
+                line.connection.shutdown(socket.SHUT_RDWR)
+        for line, thread in zip(self._lines, self._threads, strict=True):
+            thread.join()
             line.connection.close()
 
     def _receive(self, line: Line) -> None:
