@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from sojourn.model.base import Word
 from sojourn.model.checkpoints import SaveReport, StorePass
 from sojourn.model.images import Image
-from sojourn.model.moves import EnvironmentLayer, MoveReport, Shipment, Strategy
+from sojourn.model.moves import EnvironmentLayer, Luggage, MoveReport, Shipment, Strategy
 from sojourn.model.nodes import Capabilities, Load
 from sojourn.model.resources import Resources
 from sojourn.model.sessions import Ground, Inspection, SessionSpec, Sight
@@ -63,6 +63,15 @@ class LookAtFolders(Word):
     """At the source: put canaries and look; later, take them away. At the target: look."""
 
 
+class LookAtLuggage(Word):
+    """To the session's node: what of it would travel as objects? Answered between two cells; a kernel that runs one is
+    Busy."""
+
+    do: Literal["look_at_luggage"] = "look_at_luggage"
+    request: str
+    session: str
+
+
 class LookAtEnvironment(Word):
     """For a move that is only planned between nodes of unlike roots. To the session's node, without `layers`: of which
     layers is its environment? The first time every file is read. To the target: which of these has it not got?"""
@@ -100,6 +109,8 @@ class Depart(Word):
     address: str
     """host:port of the target's data port; empty: only the relay leads there."""
     ticket: str
+    may_lose: tuple[str, ...] = ()
+    """Of a move by objects: names that may stay behind; "*": any that can't travel."""
 
 
 class CommitMove(Word):
@@ -239,6 +250,7 @@ SessionInstruction = (
     | InspectSession
     | LookAtFolders
     | LookAtEnvironment
+    | LookAtLuggage
     | PrepareArrival
     | Depart
     | CommitMove
@@ -299,6 +311,14 @@ class SessionInspected(Word):
     request: str
     session: str
     inspection: Inspection | None = None
+    error: dict[str, str] | None = None
+
+
+class LuggageSeen(Word):
+    event: Literal["luggage_seen"] = "luggage_seen"
+    request: str
+    session: str
+    luggage: Luggage | None = None
     error: dict[str, str] | None = None
 
 
@@ -502,6 +522,7 @@ Event = Annotated[
     | SessionInspected
     | FoldersSeen
     | EnvironmentSeen
+    | LuggageSeen
     | EnvironmentSent
     | LogSent
     | ArrivalPrepared

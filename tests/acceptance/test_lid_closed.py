@@ -18,11 +18,10 @@ from tests.acceptance.cables import CabledParts, cabled, why_no_cables
 
 from sojourn.testing.parts import until
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
-
 PROGRAM = str(Path(__file__).with_name("laptop.py"))
 SECONDS = float(os.environ.get("SOJOURN_TEST_LID_SECONDS", "26"))
 """How long the lid is closed: longer than anybody believes in a connection that says nothing."""
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(155 + SECONDS)]
 SPOOLED_BYTES = 10 << 20
 """Printed meanwhile by the one: more than a rider keeps in memory, and less than on disk."""
 BURST = 300

@@ -89,6 +89,8 @@ class Half(Word):
     address: str = ""
     """Source of a move only: the target's name and data port; its ticket."""
     ticket: str = ""
+    may_lose: tuple[str, ...] = ()
+    """Source of a move by objects only: names that may stay behind."""
     store: StorePass | None = None
     """Of saves and wakes."""
     checkpoint: str = ""

@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from sojourn.model import (
+    Carrier,
     Image,
     MovePlan,
     MoveView,
@@ -36,6 +37,11 @@ class MoveRequest(Word):
     to: Needs | str
     """A place as an expression ("there", "gpu", "mem>=64G cores>=8"), or needs."""
     strategy: Strategy | Literal["auto"] = "auto"
+    """"objects": as `carrier`."""
+    carrier: Carrier | Literal["auto"] = "auto"
+    """What carries it; auto: CRIU where that can, else objects, if nothing would be lost."""
+    may_lose: tuple[str, ...] = ()
+    """Of a move by objects: names that may stay behind; "*": any that can't travel."""
     dry_run: bool = False
     """Only plan."""
     wait: Until = "thawed"

@@ -49,6 +49,7 @@ def depart(roster: Roster, wanted: DepartTo, now: float) -> Depart:
         target=wanted.target,
         address=node.view.address or "",
         ticket=sign(claims, node.key, expiry(now)),
+        may_lose=wanted.may_lose,
     )
 
 

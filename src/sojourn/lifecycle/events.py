@@ -32,6 +32,8 @@ class MoveWanted:
     """What was asked for it there: a session with a lower limit gets this one."""
     shipments: tuple[Shipment, ...] = ()
     """What went ahead of it."""
+    may_lose: tuple[str, ...] = ()
+    """Of a move by objects: names that may stay behind."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class DepartTo:
     incarnation: int
     strategy: Strategy
     target: str
+    may_lose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

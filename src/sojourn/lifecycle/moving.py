@@ -9,7 +9,7 @@ from sojourn import wire
 from sojourn.errors import SessionLost, SojournError
 from sojourn.lifecycle.checkpoints import fall_back
 from sojourn.lifecycle.events import Decision, Tell
-from sojourn.lifecycle.state import Move, Session
+from sojourn.lifecycle.state import Move, Session, arrival_epoch
 from sojourn.lifecycle.steps import (
     Moment,
     abandon_arrival,
@@ -66,7 +66,8 @@ def thawed(s: Session, node: str, e: wire.SessionThawed, at: Moment) -> Decision
         return with_move(s, thawed_at=at.now), []
     if move.phase not in (MovePhase.PREPARING, MovePhase.DEPARTING):
         return s, []
-    s = replace(s, status=SessionStatus.FILLING, node=node, incarnation=e.incarnation)
+    epoch = arrival_epoch(s, move)
+    s = replace(s, status=SessionStatus.FILLING, node=node, incarnation=e.incarnation, epoch=epoch)
     s = with_move(s, phase=MovePhase.FILLING, sent=True, thawed_at=at.now, report=_joined(move.report, e.report))
     return waiting(s, at), []
 

@@ -281,11 +281,16 @@ _SOMEWHERE = frozenset(
 )
 
 
+def arrival_epoch(session: Session, move: Move) -> int:
+    """That of the session at the target: objects come into another kernel, with which streams begin anew."""
+    return session.epoch + (move.strategy == "objects")
+
+
 def next_place(session: Session) -> Berth | None:
     """Where clients may already knock and wait: the target, once prepared, or where it wakes."""
     move, wake = session.moving, session.waking
     if move and move.phase is MovePhase.DEPARTING:
-        return Berth(move.target, move.incarnation, session.epoch)
+        return Berth(move.target, move.incarnation, arrival_epoch(session, move))
     if wake and wake.phase is WakePhase.WAKING:
         return Berth(wake.node, wake.incarnation, session.epoch)
     return None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sojourn import wire
 from sojourn.errors import DoesNotFit, Incompatible, MoveFailed, SojournError, from_wire
 from sojourn.lifecycle.events import DepartTo, SaveTo, Tell, WakeFrom
-from sojourn.lifecycle.state import Limits, Move, Save, Session, Wake
+from sojourn.lifecycle.state import Limits, Move, Save, Session, Wake, arrival_epoch
 from sojourn.model import MovePhase, SavePhase, SessionStatus, WakePhase
 
 
@@ -140,7 +140,7 @@ def prepare_arrival(s: Session, move: Move) -> Tell:
         move=move.id,
         session=s.id,
         incarnation=move.incarnation,
-        epoch=s.epoch,
+        epoch=arrival_epoch(s, move),
         strategy=move.strategy,
         spec=s.spec,
     )
@@ -148,7 +148,8 @@ def prepare_arrival(s: Session, move: Move) -> Tell:
 
 
 def depart(s: Session, move: Move) -> Tell:
-    return Tell(move.source, DepartTo(move.id, s.id, move.incarnation, move.strategy, move.target))
+    may_lose = move.report.may_lose
+    return Tell(move.source, DepartTo(move.id, s.id, move.incarnation, move.strategy, move.target, may_lose))
 
 
 def abandon_arrival(s: Session, move: str, node: str) -> Tell:

@@ -54,7 +54,7 @@ def _move_wanted(s: Session, e: MoveWanted, at: Moment) -> Decision:
         source_incarnation=s.incarnation,
         incarnation=s.issued + 1,
         started_at=at.now,
-        report=MoveReport(connections_reset=e.connections_reset, shipments=e.shipments),
+        report=MoveReport(connections_reset=e.connections_reset, shipments=e.shipments, may_lose=e.may_lose),
     )
     spec = _roomier(s.spec, e.memory_bytes)
     s = replace(s, status=SessionStatus.MOVING, reason="", issued=s.issued + 1, move=move, spec=spec)

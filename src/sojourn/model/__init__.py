@@ -12,7 +12,10 @@ from sojourn.model.checkpoints import (
 )
 from sojourn.model.images import Image
 from sojourn.model.moves import (
+    Carrier,
     EnvironmentLayer,
+    LostName,
+    Luggage,
     MovePhase,
     MovePlan,
     MoveReport,
@@ -44,6 +47,7 @@ from sojourn.model.sessions import (
 __all__ = [
     "Baseline",
     "Capabilities",
+    "Carrier",
     "CheckpointKind",
     "CheckpointView",
     "EnvironmentLayer",
@@ -54,6 +58,8 @@ __all__ = [
     "Image",
     "Inspection",
     "Load",
+    "LostName",
+    "Luggage",
     "Mount",
     "MovePhase",
     "MovePlan",

@@ -8,7 +8,10 @@ from typing import Literal
 from sojourn.model.base import Word
 from sojourn.model.sessions import Folder
 
-Strategy = Literal["lazy", "copy"]
+Strategy = Literal["lazy", "copy", "objects"]
+"""The first two are CRIU's, which carries processes; "objects" carries a Python namespace into a new kernel."""
+Carrier = Literal["criu", "objects"]
+"""A mover, as people choose it."""
 
 ObstacleKind = Literal["arch", "cpu", "registers", "criu", "live", "offline", "draining"]
 
@@ -54,6 +57,32 @@ class Shipment(Word):
     total_bytes: int = 0
 
 
+class LostName(Word):
+    """A name of a Python session that can't travel as an object."""
+
+    name: str
+    path: str
+    """What in it can't, as Python would write it: "model.lock"; the name itself, if all of it."""
+    why: str
+    """As "a running generator, created in cell 7"."""
+
+
+class Luggage(Word):
+    """What of a Python session would travel as objects, found out by capturing it, which changes nothing."""
+
+    names: int
+    """How many would arrive."""
+    size_bytes: int
+    lost: tuple[LostName, ...] = ()
+    """What would stay behind."""
+    notes: tuple[str, ...] = ()
+    """What would arrive otherwise than it is."""
+    python: str = ""
+    """As "3.11": the byte code that the target has to understand."""
+    seconds: float = 0.0
+    """What capturing took."""
+
+
 class MoveReport(Word):
     """What a move cost. Seconds and bytes; zero until known."""
 
@@ -69,6 +98,12 @@ class MoveReport(Word):
     layer_bytes: int = 0
     shipments: tuple[Shipment, ...] = ()
     connections_reset: tuple[str, ...] = ()
+    may_lose: tuple[str, ...] = ()
+    """Of a move by objects: the names that were given up when it was asked for; "*": any that can't travel."""
+    lost: tuple[LostName, ...] = ()
+    """Of a move by objects: what stayed behind, with consent."""
+    notes: tuple[str, ...] = ()
+    """Of a move by objects: what arrived otherwise than it was."""
     left: tuple[str, ...] = ()
     """Folders that stayed behind: from here on the session sees the new node's own, as "/data (empty there)"."""
     relayed: bool = False
@@ -125,6 +160,8 @@ class MovePlan(Word):
     """Connections to the outside, as "tcp 10.0.0.1:5432"; each gets a reset, none hangs."""
     no_network: str = ""
     """Why the session would have no network at the target; empty: it would have one."""
+    luggage: Luggage | None = None
+    """What would travel as objects, if that was asked for or looked into."""
     page_bytes: int = 0
     layer_bytes: int = 0
     folders: tuple[Folder, ...] = ()
