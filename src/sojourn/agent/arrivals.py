@@ -19,6 +19,7 @@ from sojourn.agent.runner import Runner, as_error
 from sojourn.errors import SojournError, Unknown
 from sojourn.model import SessionSpec
 from sojourn.movers.base import Arrival
+from sojourn.movers.objects.arrival import ObjectsArrival
 from sojourn.wire import (
     AbandonArrival,
     ArrivalAbandoned,
@@ -141,7 +142,7 @@ class Arrivals:
             incarnation=half.incarnation,
             epoch=epoch,
             state="arriving",
-            sandbox=self._runner.node.kind_for(spec.model_copy(update={"sandbox": "runc"})),  # nothing else can travel
+            sandbox=self._runner.node.kind_for(spec if half.strategy == "objects" else _alive(spec)),
             spec=spec,
             move=half.move,
             arrived_by=half.move,
@@ -194,14 +195,24 @@ class Arrivals:
             self._coming.pop(coming.half.move, None)
 
     def _mover(self, half: Half, attendance: Attendance) -> Arrival:
+        if half.strategy == "objects":
+            return self._mover_of_objects(half, attendance)
         sandbox, callables = attendance.sandbox, self._callables(half)
         if half.kind == "move":
             return movers.arrival(sandbox, half.move, half.strategy, **callables)
         assert half.store
         return movers.wake(sandbox, half.move, half.checkpoint, half.store, **callables)
 
+    def _mover_of_objects(self, half: Half, attendance: Attendance) -> ObjectsArrival:
+        callables = self._callables(half)
+        return ObjectsArrival(attendance.sandbox, half.move, porter=attendance.find_porter, **callables)
+
     def _recovered(self, half: Half, attendance: Attendance) -> Arrival:
         sandbox, callables, facts = attendance.sandbox, self._callables(half), merged(self._journal.notes(half.move))
+        if half.strategy == "objects":
+            mover = self._mover_of_objects(half, attendance)
+            mover.remember(facts)
+            return mover
         if half.kind == "move":
             return movers.recover_arrival(sandbox, half.move, half.strategy, facts, **callables)
         assert half.store
@@ -247,6 +258,11 @@ def _or_halt(coming: Coming, work: Callable[[], None]) -> None:
         except (OSError, SojournError) as stuck:
             log.error("session %s could not be stopped: %s", coming.attendance.life, stuck)
         raise
+
+
+def _alive(spec: SessionSpec) -> SessionSpec:
+    """Of a session that comes with its processes: nothing but runc can hold it."""
+    return spec.model_copy(update={"sandbox": "runc"})
 
 
 def _prepared(move: str, session: str) -> ArrivalPrepared:

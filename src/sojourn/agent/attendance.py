@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sojourn.agent.door import Door
 from sojourn.agent.journal import Journal, Life
-from sojourn.agent.rider_line import Message, RiderLine, with_rider
+from sojourn.agent.rider_line import Message, RiderLine, answer_of, with_rider
 from sojourn.agent.vigil import until_ended
-from sojourn.errors import Busy
+from sojourn.errors import Busy, Unreachable, from_wire
+from sojourn.movers.objects.departure import require_descriptors
 from sojourn.sandbox.base import Sandbox
+from sojourn.transport.lines import encode_line
 from sojourn.wire import Event, ProgramExited, VerbAsked
 
 log = logging.getLogger(__name__)
 
+_YIELD_SECONDS = 10.0
 _MOST_VERBS = 64
 """Of one session, unheard by the controller. Nobody asks more by hand; a loop would fill the journal."""
 
@@ -31,6 +36,7 @@ class Attendance:
         self.line = RiderLine(sandbox, life.session, self._heard)
         self.door = Door(sandbox, life)
         self._watching: asyncio.Task[None] | None = None
+        self._yielded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def write(self, *events: Event, **changes: Any) -> None:
         """Change the life, and tell what came of it, in one step. From any thread."""
@@ -68,6 +74,39 @@ class Attendance:
         await with_rider(self.door.keep_waiting)
         await self.line.hang_up()
 
+    def find_porter(self) -> socket.socket:
+        """A connection that the rider hands on to the kernel's porter, as soon as there is one. Not in the event loop.
+        Raises Unreachable, and Immovable where connections can't be handed on."""
+        require_descriptors(self.sandbox)
+        life, connection = self.life, self.sandbox.connect()
+        first = {"attach": "porter", "session": life.session, "incarnation": life.incarnation, "epoch": life.epoch}
+        try:
+            connection.sendall(encode_line({**first, "secret": self.sandbox.secret}))
+            answer_of(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def clients_yield(self) -> None:
+        """Returns when nothing is on its way between the kernel and its clients, who hold what they have until
+        `clients_go_on`, or until they meet another kernel. Raises Busy."""
+        self._yielded = asyncio.get_running_loop().create_future()
+        self.line.send({"do": "yield"})
+        try:
+            async with asyncio.timeout(_YIELD_SECONDS):
+                await self._yielded
+        except TimeoutError:
+            raise Busy(
+                f"Session {self.life} is not at rest: a cell is running, or its output is on its way to its clients.",
+                "Wait for that, or interrupt it; objects travel between cells.",
+            ) from None
+
+    def clients_go_on(self) -> None:
+        """In the event loop."""
+        with suppress(Unreachable):  # the line is down: who holds for it hears it with the next one
+            self.line.send({"do": "go_on"})
+
     async def dismiss(self) -> None:
         """Whatever happens to the rider from here on is meant to happen; nobody is let in any more."""
         if self._watching:
@@ -99,6 +138,10 @@ class Attendance:
                 self._program_exited(code)
             case {"event": "started"} | {"event": "status", "running": True} if self.life.exit_code is not None:
                 self.write(exit_code=None)
+            case {"event": "yielded"} if not self._yielded.done():
+                self._yielded.set_result(None)
+            case {"event": "refused", "do": "yield", "error": dict(error)} if not self._yielded.done():
+                self._yielded.set_exception(from_wire(error))
             case {"event": "verb", "verb": str(verb), "name": str(name)}:
                 self._verb_asked(verb, name, message.get("arguments") or {})
 

@@ -21,6 +21,7 @@ from sojourn.agent.runner import Runner, as_error
 from sojourn.errors import Busy, Immovable, MoveFailed, SaveFailed, SojournError, WakeFailed
 from sojourn.model import SaveReport
 from sojourn.movers.base import Departure
+from sojourn.movers.objects.departure import ObjectsDeparture
 from sojourn.transport.routes import Routes
 from sojourn.wire import (
     CommitMove,
@@ -224,7 +225,7 @@ class Departures:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _half_of_move(self, asked: Depart) -> Half:
-        life = self._ready(asked.session)
+        life = self._ready(asked.session, alive=asked.strategy != "objects")
         if life.incarnation >= asked.incarnation:
             raise MoveFailed(f"Move {asked.move} is over; session {life} lives under a newer incarnation.")
         return Half(side="source", born=life.born, **asked.model_dump(exclude={"do"}))
@@ -236,25 +237,43 @@ class Departures:
         said = asked.model_dump(exclude={"do", "save"})
         return Half(kind="save", side="source", born=life.born, move=asked.save, **said)
 
-    def _ready(self, session: str) -> Life:
-        """The session's life here, which may leave; raises Unknown, Busy, Immovable."""
+    def _ready(self, session: str, alive: bool = True) -> Life:
+        """The session's life here, which may leave, `alive`: with its processes; raises Unknown, Busy, Immovable."""
         life = self._runner.here(session).life
         if life.state != "running":
             raise Busy(f"Session {life} is {life.state}.", "Try again when it runs.")
         if life.move is not None:
             raise Busy(f"Session {life} is being saved.", "Try again when its checkpoint is whole.")
-        if life.sandbox != "runc":
+        if alive and life.sandbox != "runc":
             raise Immovable(f"Session {life} is a plain process.", "Start it on nodes with runc and CRIU.")
         return life
 
     def _mover(self, half: Half, attendance: Attendance) -> Departure:
+        if half.strategy == "objects":
+            return self._mover_of_objects(half, attendance)
         sandbox, callables = attendance.sandbox, self._callables(half, attendance)
         if half.kind == "move":
             return movers.departure(sandbox, half.move, half.strategy, **callables)
         assert half.store
         return movers.save(sandbox, half.move, half.store, keep=half.keep, **callables)
 
+    def _mover_of_objects(self, half: Half, attendance: Attendance) -> ObjectsDeparture:
+        return ObjectsDeparture(
+            attendance.sandbox,
+            half.move,
+            may_lose=half.may_lose,
+            tell=lambda event: self._told(half.move, event),
+            note=lambda facts: self._journal.note(half.move, facts),
+            porter=attendance.find_porter,
+            clients_yield=lambda: asyncio.run_coroutine_threadsafe(attendance.clients_yield(), self._loop).result(),
+            clients_go_on=lambda: self._loop.call_soon_threadsafe(attendance.clients_go_on),
+        )
+
     def _recovered(self, half: Half, attendance: Attendance, facts: dict[str, Any]) -> Departure:
+        if half.strategy == "objects":
+            mover = self._mover_of_objects(half, attendance)
+            mover.remember(facts)
+            return mover
         sandbox, callables = attendance.sandbox, self._callables(half, attendance)
         if half.kind == "move":
             return movers.recover_departure(sandbox, half.move, half.strategy, facts, **callables)

@@ -151,6 +151,19 @@ def await_yes(rider: socket.socket) -> None:
             accepted(decode(answers.readline(_LONGEST_LINE)))
 
 
+def answer_of(rider: socket.socket) -> None:
+    """Block for the rider's one line of an answer, and read not a byte more: what follows is somebody else's.
+
+    Raises SandboxFailed when it refuses, OSError when it is gone or silent.
+    """
+    rider.settimeout(_ANSWER_SECONDS)
+    line = b""
+    while not line.endswith(b"\n") and (byte := rider.recv(1)):
+        line += byte
+    rider.settimeout(None)
+    accepted(decode(line))
+
+
 def accepted(answer: Message) -> None:
     """Raise SandboxFailed unless the rider said yes."""
     if not answer.get("ok"):

@@ -24,6 +24,7 @@ from sojourn.agent.rider_line import with_rider
 from sojourn.agent.vigil import last_words
 from sojourn.errors import DoesNotFit, SandboxFailed, SojournError, Unknown
 from sojourn.model import SandboxKind, SessionSpec, Sight
+from sojourn.movers.objects.departure import look
 from sojourn.sandbox import canary
 from sojourn.sandbox.base import Sandbox, SandboxPlan, make_sandbox, open_sandbox
 from sojourn.sandbox.kept_layers import KeptLayers
@@ -36,6 +37,8 @@ from sojourn.wire import (
     Instruction,
     LogSent,
     LookAtFolders,
+    LookAtLuggage,
+    LuggageSeen,
     SandboxFailedToStart,
     SandboxStarted,
     SandboxStopped,
@@ -126,6 +129,7 @@ class Runner:
             StartSandbox: self._start,
             StopSandbox: self._stop,
             InspectSession: self._inspect,
+            LookAtLuggage: self._look_at_luggage,
             LookAtFolders: self._look_at_folders,
             SendLog: self._send_log,
             AnswerVerb: self._answer_verb,
@@ -236,6 +240,14 @@ class Runner:
         except SojournError as refused:
             error = refused.to_wire()
         self.tell(SessionInspected(request=asked.request, session=asked.session, inspection=inspection, error=error))
+
+    async def _look_at_luggage(self, asked: LookAtLuggage) -> None:
+        luggage = error = None
+        try:
+            luggage = await with_rider(look, self.here(asked.session).find_porter)
+        except (OSError, SojournError) as refused:
+            error = as_error(refused, "be looked at", self.here(asked.session).life).to_wire()
+        self.tell(LuggageSeen(request=asked.request, session=asked.session, luggage=luggage, error=error))
 
     async def _look_at_folders(self, asked: LookAtFolders) -> None:
         seen: dict[str, Sight] = {}

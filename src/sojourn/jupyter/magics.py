@@ -10,18 +10,28 @@ It asks through the rider's socket (`SOJOURN_SOCKET`): no token is in the kernel
 from __future__ import annotations
 
 import argparse
+import asyncio
 import html
+import importlib.abc
+import importlib.util
+import inspect
+import io
 import json
 import os
 import shlex
 import socket
 import sys
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
+
+PORTER = "sojourn-porter"
+"""The name of its threads."""
 
 
 class Table:
@@ -275,6 +285,148 @@ def amount(count: float) -> str:
     return gigabytes(count) if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
 
+# ── the porter ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Gate:
+    """Before every request of a kernel's clients: closed, while its namespace is being carried."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._open = True
+
+    def guard(self, handlers: dict[str, Callable[..., Any]]) -> None:
+        """From now on these take their requests through the gate."""
+        for kind, handler in list(handlers.items()):
+            handlers[kind] = self._guarded(handler)
+
+    def close(self, patience: float) -> bool:
+        """Once nobody is inside; False, and open, if that takes longer than so many seconds."""
+        deadline = time.monotonic() + patience
+        self._open = False
+        while self._inside:
+            if time.monotonic() > deadline:
+                self._open = True
+                return False
+            time.sleep(0.002)
+        return True
+
+    def open(self) -> None:
+        self._open = True
+
+    def _guarded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        async def passed(*arguments: Any) -> Any:
+            # Not a lock: this thread's loop may be the one that has to carry the namespace.
+            while not self._enter():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            try:
+                result = handler(*arguments)
+                return await result if inspect.isawaitable(result) else result
+            finally:
+                with self._lock:
+                    self._inside -= 1
+
+        return passed
+
+    def _enter(self) -> bool:
+        with self._lock:
+            self._inside += self._open
+            return self._open
+
+
+class Porter:
+    """Answers agents that come for the namespace of a kernel. What is to be done with it, they bring along: the porter
+    loads that code for itself, so that both ends of a move run the same."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.gate = Gate()
+        self.gate.guard(kernel.shell_handlers)
+        self._loaded = ""
+        """The digest of the code."""
+        self._at_work: Any = None
+
+    def wait(self, rider: socket.socket) -> None:
+        """For agents, whose connections the rider hands on, until the rider is gone."""
+        with rider:
+            rider.sendall(b'{"porter": true}\n')
+            while agent := _handed_on(rider):
+                threading.Thread(target=self._serve, args=(agent,), name=PORTER, daemon=True).start()
+
+    def _serve(self, agent: socket.socket) -> None:
+        agent.setblocking(True)
+        with agent, agent.makefile("rwb") as line:
+            try:
+                asked = json.loads(line.readline())
+                self._load(asked["digest"], line.read(asked["bytes"]))
+                line.write(b'{"loaded": true}\n')
+                line.flush()
+                self._at_work.serve(line)
+            except (OSError, ValueError):
+                pass  # the agent is gone
+
+    def _load(self, digest: str, code: bytes) -> None:
+        if digest == self._loaded or (self._at_work and self._at_work.stands_still):
+            return
+        finder = Luggage(code)
+        for name in [name for name in sys.modules if finder.has(name)]:
+            del sys.modules[name]
+        sys.meta_path[:] = [finder, *(known for known in sys.meta_path if not isinstance(known, Luggage))]
+        self._at_work = importlib.import_module("_sojourn.objects.porter").Porter(self.kernel, self.gate)
+        self._loaded = digest
+
+
+class Luggage(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports modules from a zip in memory."""
+
+    def __init__(self, code: bytes) -> None:
+        with zipfile.ZipFile(io.BytesIO(code)) as archive:
+            self._sources = {_module(path): archive.read(path) for path in archive.namelist()}
+            self._packages = {_module(path) for path in archive.namelist() if path.endswith("/__init__.py")}
+
+    def has(self, name: str) -> bool:
+        return name in self._sources
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in self._sources:
+            return None
+        return importlib.util.spec_from_loader(name, self, is_package=name in self._packages)
+
+    def get_source(self, name: str) -> str:
+        return self._sources[name].decode()
+
+    def is_package(self, name: str) -> bool:
+        return name in self._packages
+
+    def get_code(self, name: str) -> Any:
+        return compile(self._sources[name], f"<{name}>", "exec", dont_inherit=True)
+
+
+def _module(path: str) -> str:
+    return path[: -len(".py")].replace("/", ".").replace(".__init__", "")
+
+
+def _handed_on(rider: socket.socket) -> socket.socket | None:
+    """The next agent's connection; None when the rider is gone."""
+    while True:
+        data, ancillary, _flags, _peer = rider.recvmsg(4096, socket.CMSG_SPACE(4))
+        for level, kind, body in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                return socket.socket(fileno=int.from_bytes(body[:4], sys.byteorder))
+        if not data:
+            return None
+
+
+def begin_portering(kernel: Any) -> None:
+    """Be ready for agents, beside the kernel; where nobody can be handed on, do nothing."""
+    path = os.environ.get("SOJOURN_SOCKET", "")
+    if not hasattr(socket, "CMSG_SPACE") or not path.startswith("/"):
+        return
+    porter, rider = Porter(kernel), _connect(path)
+    threading.Thread(target=porter.wait, args=(rider,), name=PORTER, daemon=True).start()
+
+
 # ── in IPython ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -295,6 +447,7 @@ def launch() -> None:
         def init_extensions(self) -> None:
             super().init_extensions()
             load_ipython_extension(self.shell)
+            begin_portering(self.kernel)
             # `%load_ext sojourn` must work here too, though there may be no such module.
             self.shell.extension_manager.loaded.add("sojourn")
 

@@ -37,8 +37,8 @@ class Attach:
             self.session = str(body["session"]) if body.get("session") else None
         except (KeyError, TypeError, ValueError) as wrong:
             raise Invalid("The first line lacks attach, incarnation or epoch.", "The last two are integers.") from wrong
-        if self.what != "control" and not (self.what == "tunnel" and self.anchor):
-            raise Invalid("The first line attaches nothing.", 'Say "control", or "tunnel" with an anchor.')
+        if self.what not in ("control", "porter") and not (self.what == "tunnel" and self.anchor):
+            raise Invalid("The first line attaches nothing.", 'Say "control", "porter", or "tunnel" with an anchor.')
 
 
 class Door:

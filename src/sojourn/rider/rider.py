@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sojourn.errors import Invalid, SandboxFailed, SojournError, TunnelFailed
 from sojourn.rider.capture import Capture
 from sojourn.rider.door import Attach, Door
+from sojourn.rider.porters import Porters
 from sojourn.rider.program import Spec, program_class
 from sojourn.rider.reach import Reach
 from sojourn.rider.spool import Spool
@@ -47,7 +48,8 @@ class Rider:
         self._spool = Spool(spool["folder"], spool["memory_bytes"], spool["disk_bytes"])
         self.capture = Capture(config.get("log"))
         self.program = program_class()(self.loop, self.capture, self._started, self._exited, self._failed)
-        self._verbs = Verbs(self.loop, config["socket"], self._tell_agents)
+        self._porters = Porters(self.loop)
+        self._verbs = Verbs(self.loop, config["socket"], self._tell_agents, self._porters.come)
         self._door = Door(self.loop, config["listen"], config.get("secret"), check=self._check, attach=self._attach)
         self._do: dict[str, Callable[[Control, dict[str, Any]], None]] = {
             "start": self._do_start,
@@ -95,6 +97,8 @@ class Rider:
         self._live(attach.incarnation, attach.epoch)
         if attach.what == "control":
             self._take_agent(connection, early)
+        elif attach.what == "porter":
+            self._porters.bring(connection)
         else:
             self._pump_of(attach.anchor).attach(connection, self.incarnation, self.epoch, early)
 
@@ -222,6 +226,7 @@ class Rider:
     def _do_hang_up(self, control: Control, _message: dict[str, Any]) -> None:
         assert isinstance(control, LineSocket)
         self._door.hang_up()
+        self._porters.hang_up()
         self._close_attached(control)
 
     def _do_answer(self, _control: Control, message: dict[str, Any]) -> None:

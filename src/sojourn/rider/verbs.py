@@ -23,13 +23,14 @@ _LONGEST_QUESTION = 16384
 
 
 class Verb:
-    """One question: open until it is answered or the one who asked is gone."""
+    """One question: open until it is answered or the one who asked is gone. Who says to be the porter asks nothing."""
 
     def __init__(self, verbs: Verbs, loop: Loop, connection: socket.socket) -> None:
         self.id = os.urandom(8).hex()  # unlike a counter, not repeated by a sandbox that was set back
         self.name = ""
         self.arguments: dict[str, Any] = {}
         self._verbs = verbs
+        self._connection = connection
         self._line = LineSocket(loop, connection, self._asked, lambda _reason: verbs.drop(self))
 
     def event(self) -> dict[str, Any]:
@@ -43,6 +44,10 @@ class Verb:
             if len(line) > _LONGEST_QUESTION:
                 raise Invalid("The verb is too long.", "Ask {name, arguments} in few words.")
             message = decode_line(line)
+            if message.get("porter"):
+                self._line.release()
+                self._verbs.porter_came(self._connection)
+                return
             self.name, self.arguments = message["name"], message.get("arguments", {})
             if not isinstance(self.name, str) or not isinstance(self.arguments, dict):
                 raise Invalid("A verb's name is text, its arguments an object.")
@@ -56,14 +61,22 @@ class Verb:
 
 
 class Verbs:
-    """The socket and the open questions. `announce(event)` tells the agents that are attached now.
+    """The socket and the open questions. `announce(event)` tells the agents that are attached now;
+    `porter_came(connection)`: the program's porter is there.
 
     Where there can be no Unix socket at `where`, it is one of the loopback interface.
     """
 
-    def __init__(self, loop: Loop, where: str, announce: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        where: str,
+        announce: Callable[[dict[str, Any]], None],
+        porter_came: Callable[[socket.socket], None],
+    ) -> None:
         self._loop = loop
         self._announce = announce
+        self.porter_came = porter_came
         self._open: dict[str, Verb] = {}
         if not address.is_possible(where):
             where = "127.0.0.1:0"

@@ -76,6 +76,19 @@ class LineSocket:
         self._last_words = True
         self._write()
 
+    def pass_on(self, message: dict[str, Any], other: socket.socket) -> None:
+        """Say it, with a descriptor of another socket; for Unix sockets. Raises OSError, when the other side is gone or
+        does not read."""
+        import array
+        import socket
+
+        if not self._open or self._unsent:
+            raise ConnectionResetError("the other side does not read")
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [other.fileno()]))]
+        line = encode_line(message)
+        if self._connection.sendmsg([line], rights) < len(line):
+            raise ConnectionResetError("the other side does not read")
+
     def hear(self, data: bytes) -> None:
         """What was read from the socket by others."""
         try:
@@ -85,11 +98,15 @@ class LineSocket:
         except Invalid as nonsense:
             self._end(nonsense.message)
 
+    def release(self) -> None:
+        """The socket is somebody else's from now on."""
+        self._open = False
+        self._loop.forget(self._connection)
+
     def close(self) -> None:
         """Now; nobody is told."""
         if self._open:
-            self._open = False
-            self._loop.forget(self._connection)
+            self.release()
             self._connection.close()
 
     def _ready(self, ready: int) -> None:
