@@ -18,7 +18,7 @@ import sojourn
 from bench import far_end, relay
 from bench.far_end import DRAIN, ECHO, LAYERS
 from bench.heap import prepare
-from bench.hosts import HERE, THEIR_ADDRESS, THERE, Hosts, Shape, Wire, hosts
+from sojourn.compare.hosts import HERE, THEIR_ADDRESS, THERE, Hosts, Shape, Wire, hosts
 from bench.links import load_average
 from bench.listener import Listener
 from bench.prefix import make_prefix

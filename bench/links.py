@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sojourn.compare.wire import limit, run
 from sojourn.errors import Refused
 from sojourn.sandbox import syscalls
 
 PROBE_SECONDS = 1.0
 _PIECE = bytes(1 << 20)
-_LEAST_BURST = 256 << 10
-"""Bytes: several of the largest packets that a loopback carries."""
-_BURST_SECONDS = 0.001
-_LATENCY = "50ms"
 _HINT = "Run this benchmark as root, on Linux with iproute2 and sch_tbf, outside of unprivileged containers."
 
 
@@ -61,14 +56,6 @@ def shaped(gbit_s: float) -> Iterator[Link]:
         yield Link(gbit_s, _measured_gbit_s())
 
 
-def limit(device: str, gbit_s: float, *before: str) -> None:
-    """What leaves by a device is no more than so much; `before`: the words that run a command where the device is."""
-    rate = round(gbit_s * 1e9)
-    burst = max(_LEAST_BURST, round(rate / 8 * _BURST_SECONDS))
-    bucket = ("rate", f"{rate}bit", "burst", f"{burst}b", "latency", _LATENCY)
-    run(*before, "tc", "qdisc", "add", "dev", device, "root", "tbf", *bucket)
-
-
 @contextmanager
 def _fresh_namespace() -> Iterator[None]:
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -83,15 +70,6 @@ def _fresh_namespace() -> Iterator[None]:
             syscalls.enter_namespace(home, syscalls.CLONE_NEWNET)
     finally:
         os.close(home)
-
-
-def run(*argv: str) -> None:
-    """Raises Refused, with what the command says."""
-    if not shutil.which(argv[0]):
-        raise Refused(f"{argv[0]} is not installed, so there is no link of known speed.", _HINT)
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode:
-        raise Refused(f"No link of known speed: `{' '.join(argv)}` says {done.stderr.strip()}", _HINT)
 
 
 def _measured_gbit_s() -> float:

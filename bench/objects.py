@@ -12,7 +12,7 @@ from bench.states.notebooks import STATES, THEMES
 from bench.states.page import page
 from bench.states.rows import joined, remember, remembered
 from bench.states.survey import in_a_line, summary, survey
-from bench.states.ways import WAYS, installed
+from sojourn.compare.inside.ways import WAYS, installed
 from sojourn.errors import Invalid
 
 

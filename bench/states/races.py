@@ -23,7 +23,7 @@ from typing import Any
 from bench.states.stage import new_shell, run
 from bench.states.state import State
 from bench.states.trials import scene
-from bench.states.ways import WAYS
+from sojourn.compare.inside.ways import WAYS
 
 IN_MEMORY = Path("/dev/shm")
 """Where states are saved in a race, if it is there: no disk is measured."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from bench.states.stage import Found, Part
 from bench.states.state import State
 from bench.states.verdicts import Outcome, Verdict, differences, false_alarms, is_undrawn, judge
-from bench.states.ways import Loss
+from sojourn.compare.inside.ways import Loss
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bench.states.portraits import Portrait, in_brief
+from sojourn.compare.inside.portraits import Portrait, in_brief
 from bench.states.state import names_in
-from bench.states.ways import Loss
+from sojourn.compare.inside.ways import Loss
 
 ROOT_NAME = re.compile(r"[^\W\d]\w*")
 """What a loss speaks of: `config["db"].conn` is of config."""

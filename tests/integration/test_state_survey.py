@@ -14,7 +14,7 @@ from bench.states.state import State
 from bench.states.survey import Row, examined
 from bench.states.trials import InterpreterTrial, reference
 from bench.states.verdicts import Outcome, Verdict
-from bench.states.ways import WAYS, installed
+from sojourn.compare.inside.ways import WAYS, installed
 
 pytestmark = pytest.mark.integration
 GENERATOR = "a generator half way"
