@@ -359,22 +359,32 @@ class Porter:
         with agent, agent.makefile("rwb") as line:
             try:
                 asked = json.loads(line.readline())
-                self._load(asked["digest"], line.read(asked["bytes"]))
-                line.write(b'{"loaded": true}\n')
+                failure = self._load(asked["digest"], line.read(asked["bytes"]))
+                line.write(json.dumps({"error": failure} if failure else {"loaded": True}).encode() + b"\n")
                 line.flush()
-                self._at_work.serve(line)
+                if not failure:
+                    self._at_work.serve(line)
             except (OSError, ValueError):
                 pass  # the agent is gone
 
-    def _load(self, digest: str, code: bytes) -> None:
+    def _load(self, digest: str, code: bytes) -> dict[str, str] | None:
+        """What went wrong, as an error of Sojourn's, if anything did."""
         if digest == self._loaded or (self._at_work and self._at_work.stands_still):
-            return
+            return None
+        try:
+            self._import(code)
+        except Exception as failed:
+            message = f"The code that carries namespaces can't run in this kernel: {type(failed).__name__}: {failed}."
+            return {"code": "incompatible", "message": message, "hint": "It needs Python 3.10 or newer."}
+        self._loaded = digest
+        return None
+
+    def _import(self, code: bytes) -> None:
         finder = Luggage(code)
         for name in [name for name in sys.modules if finder.has(name)]:
             del sys.modules[name]
         sys.meta_path[:] = [finder, *(known for known in sys.meta_path if not isinstance(known, Luggage))]
         self._at_work = importlib.import_module("_sojourn.objects.porter").Porter(self.kernel, self.gate)
-        self._loaded = digest
 
 
 class Luggage(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):

@@ -165,7 +165,7 @@ class Porter:
         leave = [name for name in may_lose if name in namespace]
         captured = capture(namespace, leave=leave)
         luggage = {
-            "names": len(captured.names),
+            "names": len(set(captured.names) & namespace.keys()),
             "size_bytes": _size(captured),
             "lost": [
                 *({"name": lost.name, "path": lost.path, "why": lost.why} for lost in captured.lost),

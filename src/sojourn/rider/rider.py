@@ -38,6 +38,8 @@ class Rider:
         self._session: str = config["session"]
         self._ending = False
         self._paths: dict[str, str] = config.get("paths", {})
+        self._ports: dict[str, int] = config.get("ports", {})
+        """Where the program listens instead, in a sandbox that shares its ports with others."""
         self._held: dict[str, str] = config.get("held", {})
         self._configured = Spec(config["program"], self._paths, self._held)
         self._anchors: dict[str, Pump] = {}
@@ -166,11 +168,15 @@ class Rider:
         Reach(
             pump,
             number,
-            target[len("tcp:") :],
+            self._address(target[len("tcp:") :]),
             self._spool.backlog(),
             running=lambda: self.program.running,
             park=self._park,
         )
+
+    def _address(self, said: str) -> str:
+        host, _, port = said.rpartition(":")
+        return f"{host}:{self._ports.get(port, port)}"
 
     def _park(self, reach: Reach) -> None:
         """It goes on when a program starts."""

@@ -6,6 +6,7 @@ It cannot be moved, frozen safely or hidden from; it outlives its agent and is f
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -56,7 +57,7 @@ class ProcessSandbox(Sandbox):
         (self.folder / "spool").mkdir(exist_ok=True, mode=0o700)
         (self.folder / "rider.pyz").write_bytes(Path(self.plan.rider).read_bytes())
         for path, text in self.plan.spec.files.items():
-            self._write_file(self._real(path), text)
+            self._write_file(self._real(path), self._with_own_ports(text))
         write_json(self._config, self._rider_config())
 
     def mount(self) -> None:
@@ -66,6 +67,23 @@ class ProcessSandbox(Sandbox):
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
+
+    def _with_own_ports(self, text: str) -> str:
+        """A kernel's connection file, with ports that are free here: those it names may be taken, as by the kernel that
+        this one takes the place of. Any other file as it is."""
+        try:
+            connection = json.loads(text)
+        except ValueError:
+            return text
+        if not isinstance(connection, dict) or "shell_port" not in connection:
+            return text
+        names = [name for name in connection if name.endswith("_port")]
+        if "ports" not in self.facts:
+            self.facts["ports"] = dict(
+                zip((str(connection[name]) for name in names), _free_ports(len(names)), strict=True)
+            )
+            self.record()
+        return json.dumps(connection | {name: self.facts["ports"][str(connection[name])] for name in names})
 
     def _real(self, path: str) -> Path:
         """Where a private file of the session lies: below the folder, as the session has no root of its own."""
@@ -80,6 +98,7 @@ class ProcessSandbox(Sandbox):
             "announce": str(self._announcement),
             "socket": self._listening_address("verbs.sock"),
             "program": self._program(),
+            "ports": self.facts.get("ports", {}),
             "paths": {path: str(self._real(path)) for path in sorted(self.plan.spec.files, key=len, reverse=True)},
             "autostart": self.plan.spec.autostart,
             "spool": specs.spool_config(str(self.folder / "spool")),
@@ -245,6 +264,15 @@ class ProcessSandbox(Sandbox):
 
     def restless_files(self) -> Collection[str]:
         raise _immovable()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Of the loopback interface."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
 
 
 def _own(kind: str) -> int:
