@@ -244,7 +244,8 @@ class Runner:
     async def _look_at_luggage(self, asked: LookAtLuggage) -> None:
         luggage = error = None
         try:
-            luggage = await with_rider(look, self.here(asked.session).find_porter)
+            attendance = self.here(asked.session)
+            luggage = await with_rider(look, attendance.sandbox, attendance.find_porter)
         except (OSError, SojournError) as refused:
             error = as_error(refused, "be looked at", self.here(asked.session).life).to_wire()
         self.tell(LuggageSeen(request=asked.request, session=asked.session, luggage=luggage, error=error))

@@ -200,9 +200,11 @@ class Rider:
             reach.go()
 
     def _exited(self, code: int) -> None:
+        self._porters.hang_up()
         self._tell_all({"event": "exited", "code": code, "tail": self.capture.tail})
 
     def _failed(self, failure: SandboxFailed) -> None:
+        self._porters.hang_up()
         self.capture.add(f"{failure.message}\n".encode())
         self._tell_all({"event": "refused", "do": "start", "error": failure.to_wire()})
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
-from sojourn.errors import MoveFailed, SojournError
+from sojourn.errors import MoveFailed, SojournError, Unreachable
 from sojourn.model import Luggage, MoveReport
 from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
 from sojourn.movers.objects.porter_line import START_SECONDS, FindPorter, PorterLine
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox.base import Sandbox
 from sojourn.wire import SessionFilled, SessionThawed
+
+_LAST_WORDS = 2000
+"""Bytes."""
 
 
 class ObjectsArrival(Arrival):
@@ -32,7 +35,14 @@ class ObjectsArrival(Arrival):
         """Returns when the kernel has begun: what it takes for that, the session runs on at the source."""
         self._sandbox.create()
         self._sandbox.start()
-        self._line = PorterLine.to(self._porter, START_SECONDS)
+        try:
+            self._line = PorterLine.to(self._porter, START_SECONDS)
+        except Unreachable as absent:
+            raise MoveFailed(
+                f"The session's program did not begin on node {self._sandbox.plan.node}: "
+                f"{self._sandbox.log(_LAST_WORDS).strip() or absent.message}",
+                "Has that node the same Python and packages, at the same paths? An image has, wherever it is.",
+            ) from absent
 
     def receive(self, link: Link | None) -> None:
         if link is None or self._line is None:

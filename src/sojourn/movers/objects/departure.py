@@ -9,6 +9,7 @@ from contextlib import suppress
 from sojourn.errors import Immovable, Incompatible, MoveFailed, SojournError, from_wire
 from sojourn.model import LostName, Luggage
 from sojourn.movers.base import Departure, Facts, Link, Note, Tell
+from sojourn.movers.objects.left import with_files
 from sojourn.movers.objects.porter_line import FindPorter, PorterLine
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox.base import Sandbox
@@ -76,7 +77,8 @@ class ObjectsDeparture(Departure):
         self._clients_yield()
         began, self._asked = time.monotonic(), True
         self._note({"phase": "asked"})
-        luggage = Luggage.model_validate(self._line.ask("luggage", do="depart", may_lose=self._may_lose))
+        packed = self._line.ask("luggage", do="depart", may_lose=self._may_lose)
+        luggage = with_files(Luggage.model_validate(packed), self._sandbox)
         require_consent(self._name, luggage, self._may_lose)
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
         parcels.send(luggage=luggage.model_dump(mode="json"))
@@ -126,11 +128,11 @@ def said(lost: LostName) -> str:
     return f"{lost.path}: {lost.why}"
 
 
-def look(porter: FindPorter) -> Luggage:
+def look(sandbox: Sandbox, porter: FindPorter) -> Luggage:
     """What would travel. Raises Busy, and Unreachable where there is no porter."""
     line = PorterLine.to(porter)
     try:
-        return Luggage.model_validate(line.ask("luggage", do="look"))
+        return with_files(Luggage.model_validate(line.ask("luggage", do="look")), sandbox)
     finally:
         with suppress(SojournError):
             line.close()

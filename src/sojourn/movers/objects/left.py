@@ -1,0 +1,47 @@
+"""What of a session is no object, and stays behind in a move by objects: it is named, never left in silence."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from sojourn.model import LostName, Luggage
+from sojourn.sandbox.base import Sandbox
+from sojourn.sandbox.layer import Index
+from sojourn.sandbox.runc import RuncSandbox
+
+_NOBODYS = ("run/sojourn", "dev", "proc", "sys", "root/.ipython", "root/.cache", "root/.config")
+"""Where a kernel writes by itself."""
+_NAMED = 5
+
+
+def with_files(luggage: Luggage, sandbox: Sandbox) -> Luggage:
+    """The luggage, with the folders that the session carries among what would be lost, and a note of other files that
+    it has written inside its sandbox."""
+    carried = tuple(
+        LostName(name=mount.path, path=mount.path, why="a folder that the session carries; objects bring no folders")
+        for mount in sandbox.plan.spec.mounts
+        if mount.mode == "carried"
+    )
+    files = list(_written(sandbox.layer.index())) if isinstance(sandbox, RuncSandbox) else []
+    files = [path for path in files if not any(_is_below(path, lost.path) for lost in carried)]
+    note = f"{len(files)} files that it wrote stay behind: {_some(files)}"
+    return luggage.model_copy(
+        update={"lost": (*luggage.lost, *carried), "notes": (*luggage.notes, *([note] if files else []))}
+    )
+
+
+def _written(index: Index) -> Iterator[str]:
+    for path, stamp in index.items():
+        parts = PurePosixPath(path).parts
+        if stat.S_ISREG(stamp[0]) and "__pycache__" not in parts and not any(_is_below(path, own) for own in _NOBODYS):
+            yield f"/{path}"
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return PurePosixPath("/", path).is_relative_to(PurePosixPath("/", folder))
+
+
+def _some(files: list[str]) -> str:
+    return ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
