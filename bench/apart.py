@@ -18,12 +18,13 @@ import sojourn
 from bench import far_end, relay
 from bench.far_end import DRAIN, ECHO, LAYERS
 from bench.heap import prepare
-from sojourn.compare.hosts import HERE, THEIR_ADDRESS, THERE, Hosts, Shape, Wire, hosts
 from bench.links import load_average
 from bench.listener import Listener
 from bench.prefix import make_prefix
 from bench.roundtrip import WARM_UP, round_trip_ms
 from bench.suspend import STIR
+from sojourn.compare.hosts import HERE, THERE, Hosts, hosts
+from sojourn.compare.wire import THEIR_ADDRESS, Shape, Wire
 from sojourn.environment.depot import Depot
 from sojourn.environment.parts import Part
 from sojourn.model import MoveReport, Strategy

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.states import return_trip
+from bench.states import return_trip, visiting
 from bench.states.notebooks import STATES, THEMES
 from bench.states.page import page
 from bench.states.rows import joined, remember, remembered
@@ -27,7 +27,8 @@ def measure(
     """One JSON-ready object.
 
     `only`: words of the names of states, else all; `ways`: those, else all installed; `rounds` of the races, and GiB of
-    the namespace that moves twice: 0 leaves them out. What is in the file `rows` counts, too, and it is added to it."""
+    the namespace that moves twice and that a cell visits from: 0 leaves them out. What is in the file `rows` counts,
+    too, and it is added to it."""
     if unknown := set(ways) - WAYS.keys():
         raise Invalid(f"no such way: {', '.join(sorted(unknown))}", f"The ways: {', '.join(WAYS)}.")
     chosen = [state for name, state in STATES.items() if not only or any(word in name for word in only)]
@@ -41,5 +42,8 @@ def measure(
             remember(rows, [row])
     if table:
         table.write_text(page(THEMES, known.values()))
-    second = {"second_move": return_trip.measure(second_gb)} if second_gb else {}
-    return {**summary(list(known.values())), **second}
+    return {**summary(list(known.values())), **(_back_and_forth(second_gb) if second_gb else {})}
+
+
+def _back_and_forth(gigabytes: float) -> dict[str, Any]:
+    return {"second_move": return_trip.measure(gigabytes), "visit_ms": round(visiting.measure(gigabytes), 1)}

@@ -18,8 +18,8 @@ from json import dumps, load  # cells may patch what the module calls so later
 from pathlib import Path
 from typing import Any
 
-from sojourn.compare.inside.portraits import portrait
 from bench.states.state import State
+from sojourn.compare.inside.portraits import portrait
 from sojourn.compare.inside.ways import WAYS, Loss, in_words, names_of_user
 
 

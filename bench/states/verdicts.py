@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sojourn.compare.inside.portraits import Portrait, in_brief
 from bench.states.state import names_in
+from sojourn.compare.inside.portraits import Portrait, in_brief
 from sojourn.compare.inside.ways import Loss
 
 ROOT_NAME = re.compile(r"[^\W\d]\w*")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.acceptance.conftest import why_no_live_move
 
-from sojourn.compare.hosts import HERE, THERE, Shape, hosts
+from sojourn.compare.hosts import HERE, THERE, hosts
+from sojourn.compare.wire import Shape
 from sojourn.testing import end_kernel, execute, session_of, start_kernel
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120)]

@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 
 from sojourn import wire
 from sojourn.chunks import Manifest, Vault, open_store
-from sojourn.model import Capabilities, Image, Inspection, Load, MoveReport, Resources, SaveReport
+from sojourn.errors import SojournError, Unreachable
+from sojourn.model import Capabilities, Image, Inspection, Load, Luggage, MoveReport, Resources, SaveReport
 from sojourn.wire import Acknowledge, Held, Hello, Instruct, Report, Turned, Welcome, from_controller
 
 GIGABYTE = 2**30
@@ -51,6 +52,8 @@ class FakeAgent:
         self.capabilities = capabilities(**changes)
         self.held: tuple[Held, ...] = ()
         self.inspection = Inspection(memory_bytes=GIGABYTE // 10, private_dirty_bytes=GIGABYTE // 20)
+        self.luggage: Luggage | SojournError = Unreachable("The kernel can't be asked for its objects.", "It is none.")
+        """What is said of the session's objects."""
         self.images: dict[str, Image] | None = None
         """By name; None: whatever is asked for is there."""
         self.heard: list[Any] = []
@@ -184,7 +187,14 @@ def image(name: str, **changes: Any) -> Image:
     return Image(**{"id": identity, "names": (name,), "size_bytes": GIGABYTE, "created_at": 1.0, **changes})
 
 
-_CASUAL = ("inspect_session", "send_log", "look_for_images", "remove_image")
+def _luggage_seen(agent: FakeAgent, asked: wire.LookAtLuggage) -> list[Any]:
+    known = {"request": asked.request, "session": asked.session}
+    if isinstance(agent.luggage, SojournError):
+        return [wire.LuggageSeen(error=agent.luggage.to_wire(), **known)]
+    return [wire.LuggageSeen(luggage=agent.luggage, **known)]
+
+
+_CASUAL = ("inspect_session", "look_at_luggage", "send_log", "look_for_images", "remove_image")
 _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
     "start_sandbox": lambda agent, asked: [
         wire.SandboxStarted(
@@ -195,6 +205,7 @@ _ANSWERS: dict[str, Callable[[FakeAgent, Any], list[Any]]] = {
     "inspect_session": lambda agent, asked: [
         wire.SessionInspected(request=asked.request, session=asked.session, inspection=agent.inspection)
     ],
+    "look_at_luggage": _luggage_seen,
     "send_log": lambda agent, asked: [
         wire.LogSent(request=asked.request, session=asked.session, text=f"log at {agent.name}")
     ],

@@ -23,6 +23,7 @@ from sojourn.front.parties import Line
 from sojourn.front.recollection import Recollection
 from sojourn.front.switchboard import Switchboard
 from sojourn.model import MovePhase, MoveReport, MoveView, SessionStatus, SessionView
+from sojourn.transport.loop import Loop
 
 
 class DirectEnd:
@@ -86,13 +87,9 @@ class Bench:
         inner = inner_connection(self.outer)
         if inner_key:
             inner = inner.model_copy(update={"key": inner_key})
-        file = folder / "inner.json"
-        file.write_text(json.dumps(inner.for_file()))
-        self.program = subprocess.Popen(
-            [sys.executable, "-m", "ipykernel_launcher", "-f", str(file), "--HistoryManager.hist_file=:memory:"],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-        )
+        self._file = folder / "inner.json"
+        self._file.write_text(json.dumps(inner.for_file()))
+        self.program = self._kernel()
         self.errands = Errands()
         self.zone: zmq.Context[Any] = zmq.Context()
         line = Line("s1", self.outer, inner, "python", "front-1")
@@ -102,9 +99,35 @@ class Bench:
         self.switchboard.start()
         self.clients: list[BlockingKernelClient] = []
 
-    def _anchor(self, loop: object, on_control: object, on_state: Callable[[str, str], None]) -> DirectEnd:
+    def _kernel(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ipykernel_launcher", "-f", str(self._file), "--HistoryManager.hist_file=:memory:"],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def _anchor(
+        self, loop: Loop, on_control: Callable[[dict[str, Any]], None], on_state: Callable[[str, str], None]
+    ) -> DirectEnd:
+        self._loop, self._on_control = loop, on_control
         self.end = DirectEnd(self.program, on_state)
         return self.end
+
+    def rider_says(self, event: str) -> None:
+        self._loop.soon(lambda: self._on_control({"event": event}))
+
+    @property
+    def yielded(self) -> int:
+        """How often the switchboard has said so."""
+        return self.end.said.count({"do": "yielded"})
+
+    def swap(self) -> None:
+        """Another kernel, which has begun, comes in the place of this one, and the streams begin anew."""
+        self.program.kill()
+        self.program.wait()
+        self.program = self._kernel()
+        _wait_for(self._file)
+        self._loop.soon(lambda: self.end.on_state("reset", "another kernel"))
 
     def client(self) -> BlockingKernelClient:
         made = BlockingKernelClient()
@@ -150,6 +173,15 @@ class Bench:
         self.program.kill()
         self.program.wait()
         self.zone.term()
+
+
+def _wait_for(file: Path) -> None:
+    """Until the kernel with that connection file answers on shell and on iopub."""
+    client = BlockingKernelClient(connection_file=str(file))
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=20)
+    client.stop_channels()
 
 
 def _outer(encrypted: bool, transport: str, folder: Path) -> Connection:

@@ -629,3 +629,32 @@ def test_nobody_dials_in_vain_for_ever(near: AnchorThread) -> None:
     wait_for(lambda: near.states)
     assert near.states[0][0] == "away"
     assert "can't be reached" in near.states[0][1]
+
+
+def test_fronts_yield_before_the_agent_is_told(echo: tuple[RiderProcess, int], near: AnchorThread) -> None:
+    rider, port = echo
+    agent = FakeAgent(rider, passes=rider.address.startswith("/"))
+    near.call(near.anchor.place, agent.place())
+    endpoint = near.call(near.anchor.listen, f"tcp:127.0.0.1:{port}")
+    wait_for(lambda: near.heard("status"))
+    with rider.control() as control, near.connect(endpoint) as client:
+        assert read_line(control)["event"] == "status"
+        exchange(client, 1000, random.Random(1))
+        control.sendall(b'{"do": "yield"}\n')
+        wait_for(lambda: near.heard("yield"))
+        agent.cut()
+        near.call(near.anchor.control, {"do": "yielded"})
+        assert read_line(control)["event"] == "yielded", "also over a connection that is made anew"
+        with rider.control() as again:
+            assert [read_line(again)["event"] for _ in range(2)] == ["status", "yielded"]
+            again.sendall(b'{"do": "go_on"}\n')
+            wait_for(lambda: near.heard("go_on"))
+        agent.gate.clear()
+        agent.cut()
+        client.close()
+        wait_for(lambda: near.anchor.state == "away")
+        control.sendall(b'{"do": "yield"}\n')
+        refusal = read_line(control)
+        assert (refusal["event"], refusal["error"]["code"]) == ("refused", "busy")
+        agent.gate.set()
+    agent.close()

@@ -22,13 +22,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from bench.states.notebooks import STATES, THEMES
 from bench.states.page import mark, page
-from sojourn.compare.inside.portraits import portrait
 from bench.states.races import Time
 from bench.states.rows import joined, remember, remembered
 from bench.states.stage import Found
 from bench.states.state import State, names_in
 from bench.states.survey import Row, summary
 from bench.states.verdicts import Outcome, Verdict, differences, false_alarms, judge
+from sojourn.compare.inside.portraits import portrait
 from sojourn.compare.inside.ways import Loss
 
 every_state = pytest.mark.parametrize("state", STATES.values(), ids=list(STATES))

@@ -17,7 +17,19 @@ from typer.testing import CliRunner
 from sojourn.cli import account, connection, lists, main, move, parts, screen
 from sojourn.client import Client, Moved, Watched
 from sojourn.errors import Invalid, MoveFailed, Unauthorized, Unknown, Unreachable
-from sojourn.model import Capabilities, Folder, Load, MovePhase, MovePlan, MoveReport, MoveView, NodeView, SessionView
+from sojourn.model import (
+    Capabilities,
+    Folder,
+    Load,
+    LostName,
+    Luggage,
+    MovePhase,
+    MovePlan,
+    MoveReport,
+    MoveView,
+    NodeView,
+    SessionView,
+)
 from sojourn.model.nodes import NodeStatus
 from sojourn.model.resources import Resources
 from sojourn.model.sessions import SessionStatus
@@ -208,7 +220,7 @@ def test_a_move_ends_with_one_line_of_truth(client: MadeUpClient) -> None:
     assert done.stdout == (
         "here → there (lazy): frozen for 0.14 s, 1.1 GB of pages and 52 kB of files, every page there 0.81 s later\n"
     )
-    options = {"strategy": "lazy", "dry_run": False, "wait": "accepted"}
+    options = {"strategy": "lazy", "carrier": "auto", "may_lose": (), "dry_run": False, "wait": "accepted"}
     assert client.asked == [("move", "analysis", "there", options)]
 
 
@@ -282,6 +294,36 @@ def test_a_dry_run_that_does_not_fit_ends_with_1(client: MadeUpClient) -> None:
         "  because: other CPU",
         "  Choose another node.",
     ]
+
+
+LUGGAGE = Luggage(
+    names=12,
+    size_bytes=40_000_000,
+    lost=(LostName(name="model", path="model.lock", why="a lock"),),
+    notes=("cached: its cache arrives empty",),
+)
+BY_OBJECTS = PLAN.model_copy(update={"strategy": "objects", "luggage": LUGGAGE, "why": "CRIU can't: no runc"})
+
+
+def test_a_dry_run_by_objects_says_what_travels_and_what_would_be_lost(client: MadeUpClient) -> None:
+    client.plan = BY_OBJECTS
+    said = run("move", "analysis", "there", "--dry-run", "--with", "objects", "--drop", "model", "--drop", "gen").stdout
+    assert client.asked[-1][3]["may_lose"] == ("model", "gen")
+    assert "strategy:    objects (CRIU can't: no runc)" in said
+    assert "travels:     12 names, 40 MB, into a new kernel there" in said
+    assert ["model", "model.lock", "a", "lock"] in [line.split() for line in said.splitlines()]
+    assert "note: cached: its cache arrives empty" in said
+    client.plan = BY_OBJECTS.model_copy(update={"fits": False, "refusals": ("It would lose model.",), "hint": "Drop."})
+    assert "model.lock" in run("move", "analysis", "there", "--dry-run", "--drop-all").stdout
+    assert client.asked[-1][3]["may_lose"] == ("*",)
+
+
+def test_a_move_by_objects_ends_with_what_was_lost(client: MadeUpClient) -> None:
+    report = MoveReport(frozen_s=0.3, page_bytes=40_000_000, lost=LUGGAGE.lost, notes=LUGGAGE.notes)
+    client.course = [DONE.model_copy(update={"strategy": "objects", "report": report})]
+    first, *losses = run("move", "analysis", "there", "--with", "objects").stdout.splitlines()
+    assert first == "here → there (objects): frozen for 0.30 s, 40 MB, in a new kernel"
+    assert [line.split()[0] for line in losses] == ["LOST", "model", "note:"]
 
 
 def test_a_move_as_json(client: MadeUpClient) -> None:

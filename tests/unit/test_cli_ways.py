@@ -70,6 +70,13 @@ def test_where_all_can_go_there_is_nothing_to_explain(monkeypatch: pytest.Monkey
     assert "There is no other node" in run(monkeypatch, [])
 
 
+def test_where_only_objects_go_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [Way(source="big", target="mac", obstacles=(LIVE,), objects=True), Way(source="mac", target="big")]
+    said = run(monkeypatch, ways)
+    assert said.splitlines()[1].split() == ["big", "·", "L", "o"]
+    assert "o Python sessions go as objects" in said
+
+
 def test_as_json_every_pair_comes_with_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     first = json.loads(run(monkeypatch, WAYS, "--json"))[0]
     assert (first["source"], first["target"]) == ("big", "small")

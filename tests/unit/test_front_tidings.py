@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sojourn.front.tidings import LeftBehind, rewound
-from sojourn.model import MovePhase, MoveReport, MoveView
+from sojourn.model import LostName, MovePhase, MoveReport, MoveView
 
 LEFT = MoveReport(left=("/raw (empty there)", "/data"))
 
@@ -30,6 +30,22 @@ def test_of_each_move_it_is_told_once_what_stayed_behind() -> None:
     assert left.tell(move(MovePhase.DONE)) == ""
     assert left.tell(move(MovePhase.DONE, "m2"))
     assert left.tell(move(MovePhase.DONE, "m3", MoveReport())) == ""
+
+
+def test_names_that_stayed_behind_and_what_arrived_otherwise_are_told_in_a_line_each() -> None:
+    left = LeftBehind()
+    left.tell(None)
+    lost = (
+        LostName(name="gen", path="gen", why="a running generator, created in cell 7"),
+        LostName(name="model", path="model.lock", why="a lock"),
+    )
+    report = MoveReport(lost=lost, notes=("breakpoints were dropped",))
+    assert left.tell(move(MovePhase.FILLING, report=report)).splitlines() == [
+        "Left behind on here: gen (a running generator, created in cell 7).",
+        "Left behind on here: model (model.lock: a lock).",
+        "Breakpoints were dropped.",
+    ]
+    assert left.tell(move(MovePhase.DONE, report=report)) == ""
 
 
 def test_an_old_move_and_a_failed_one_are_no_news() -> None:

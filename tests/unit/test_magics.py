@@ -90,6 +90,18 @@ def test_a_move_says_what_it_cost(rider):
     assert rider.asked == [{"name": "move", "arguments": arguments}]
 
 
+def test_a_move_by_objects_begins_when_the_cell_has_ended(rider):
+    plan = {"target": "there", "why": "as asked, once this cell has ended"}
+    rider.answers = [{"ok": True, "body": {"session": SESSION, "plan": plan, "move": None, "later": True}}]
+    said = repr(magics.sojourn("move there --with objects --drop gen --drop conn"))
+    assert said.startswith("essay-1 moves to there as objects when this cell has ended")
+    known = {"carrier": "objects", "may_lose": ["gen", "conn"]}
+    assert rider.asked[0]["arguments"].items() >= known.items()
+    stayed = "As objects, session essay-1 would lose gen: a running generator."
+    rider.answers = [{"ok": True, "body": {"session": SESSION, "stayed": stayed}}]
+    assert repr(magics.sojourn("where")).endswith(f"\nIt asked to be moved, and stayed: {stayed}")
+
+
 SESSION = {"id": "s" * 32, "name": "essay-1", "node": "here", "status": "running"}
 CHECKPOINT = {
     "id": "c" * 32,
@@ -144,6 +156,8 @@ PLAN = {"source": "here", "target": "there", "fits": True, "strategy": "lazy", "
 PLAN |= {"layer_bytes": 0, "connections_reset": ["tcp 10.0.0.1:5432"], "refusals": [], "hint": ""}
 WORK = {"path": "/work", "mode": "carried", "size_bytes": 5 << 20}
 RAW = {"path": "/raw", "mode": "left", "size_bytes": 0}
+LOST = [{"name": "model", "path": "model.lock", "why": "a lock"}]
+LUGGAGE = {"names": 12, "size_bytes": 40_000_000, "lost": LOST, "notes": ["f: its cache arrives empty"]}
 NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "Name another node."}
 
 
@@ -160,6 +174,11 @@ NO_ROOM = {"fits": False, "refusals": ["It has 1 GB free, not 2 GB."], "hint": "
             PLAN | {"folders": [{"path": "/home/ada", "mode": "shared", "size_bytes": 0}, WORK, RAW]},
             "/home/ada is the very same folder there.\nIt carries /work, 5 MB.\n"
             "It leaves /raw behind, and would see the folder of that path there, or an empty one.",
+        ),
+        (
+            PLAN | {"strategy": "objects", "why": "as asked", "luggage": LUGGAGE},
+            "it would move from here to there as objects (as asked): 12 names, 38 MB.\n"
+            "model.lock would be lost: a lock.\nf: its cache arrives empty.",
         ),
         (PLAN | NO_ROOM, "it can't move to there.\nIt has 1 GB free, not 2 GB.\nName another node."),
         (None, "is on here already."),
@@ -221,3 +240,32 @@ def test_the_file_needs_only_the_standard_library_and_ipython():
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "IPython", "ipykernel"}
+
+
+@pytest.fixture
+def space(monkeypatch):
+    from types import SimpleNamespace
+
+    space = {"gen": 1, "pool": 2}
+    monkeypatch.setattr(magics, "get_ipython", lambda: SimpleNamespace(user_ns=space))
+    return space
+
+
+def test_names_are_marked_as_recomputable_and_forgotten_again(space):
+    from sojourn.objects import marks
+
+    assert "nothing is marked" in repr(magics.sojourn("recomputable"))
+    assert "gen, pool" in repr(magics.sojourn("recomputable pool gen"))
+    assert marks(space) == ("gen", "pool")
+    assert "pool" not in repr(magics.sojourn("recomputable --forget pool"))
+    assert marks(space) == ("gen",)
+    del space["gen"]
+    assert marks(space) == ()
+
+
+@pytest.mark.parametrize("line", ["recomputable gen nosuch", "recomputable --forget pool"])
+def test_what_makes_no_sense_marks_nothing(space, line):
+    before = dict(space)
+    with pytest.raises(UsageError):
+        magics.sojourn(line)
+    assert space == before

@@ -31,12 +31,20 @@ def test_a_carrier_is_two_functions(own: dict[str, Any]) -> None:
     assert own == {"level": 1}
 
 
+@pytest.mark.parametrize(("here", "given"), [(1, False), (True, True), (2, True)])
+def test_what_stands_so_already_is_left_alone(own: dict[str, Any], here: object, given: bool) -> None:
+    given_states: list[object] = []
+    carriers.carry("the level", "sys", lambda: here, given_states.append)
+    carriers.give({}, {"the level": 1}, early=False)
+    assert bool(given_states) is given
+
+
 def test_what_can_not_be_had_here_is_a_note(own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise ValueError("no such level here")
 
     carriers.carry("the level", "sys", lambda: 1, refuse)
-    assert carriers.give({}, {"the level": 1}, early=False) == ["the level: no such level here"]
+    assert carriers.give({}, {"the level": 2}, early=False) == ["the level: no such level here"]
 
 
 def test_what_can_not_be_taken_is_lost_and_the_others_go_on(own: dict[str, Any]) -> None:

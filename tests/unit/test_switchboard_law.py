@@ -25,19 +25,23 @@ from sojourn.switchboard_law import (
     Event,
     Fail,
     Forward,
+    GoneOn,
     InputCame,
     Instruction,
     InterruptCame,
+    KernelHeard,
     Kind,
     Move,
     MoveEnded,
     PassInterrupt,
     PassShutdown,
+    Probe,
     ProgramExited,
     Recall,
     ReplyCame,
     Request,
     RequestCame,
+    SayYielded,
     SessionChanged,
     ShutdownCame,
     SwitchboardLaw,
@@ -45,6 +49,7 @@ from sojourn.switchboard_law import (
     TimePassed,
     Wake,
     WakeEnded,
+    YieldAsked,
 )
 
 ALICE, BOB = b"alice", b"bob"
@@ -116,6 +121,10 @@ def _word(instruction: Instruction) -> str:
             return "interrupt"
         case ConfirmInterrupt():
             return "interrupt done"
+        case Probe():
+            return "probe"
+        case SayYielded():
+            return "yielded"
 
 
 @pytest.fixture
@@ -570,6 +579,101 @@ def test_it_falls_asleep_while_a_cell_is_about_to_move_it(story: Story) -> None:
     assert story.wakes("there") == ["move there"]
 
 
+# ── clients yield, and another kernel comes ──
+
+
+def test_clients_yield_once_the_kernel_owes_nothing_and_is_heard(story: Story) -> None:
+    story.asks("1")
+    assert story.does(YieldAsked()) == ["probe"]
+    assert story.asks("2", client=BOB) == []
+    assert story.asks("comm", kind=Kind.ACT) == []
+    assert story.does(KernelHeard()) == [], "a cell still runs"
+    assert story.replies("1") == ["deliver 1", "yielded"]
+    assert story.does(YieldAsked()) == ["yielded"], "said again to who asks again"
+    assert story.asks("3") == []
+    assert story.does(AnswersLost(MoveFailed("reset"))) == [], "nobody is there yet"
+    assert story.does(GoneOn()) == ["forward 2", "forward comm", "forward 3"]
+    assert story.asks("4") == ["forward 4"]
+
+
+def test_a_kernel_that_goes_on_gets_what_was_held(story: Story) -> None:
+    story.does(YieldAsked())
+    story.asks("1")
+    assert story.does(GoneOn()) == ["forward 1"]
+    assert story.does(KernelHeard()) == [], "of a yield that is over"
+
+
+def test_who_waits_while_clients_yield_is_as_patient_as_in_any_move(story: Story) -> None:
+    story.asks("before", kind=Kind.FACT)
+    story.does(YieldAsked())
+    story.asks("question", kind=Kind.QUESTION)
+    story.asks("fact", kind=Kind.FACT, channel="control")
+    story.asks("silent", silent=True)
+    story.asks("cell")
+    assert story.waits(0.5) == []
+    assert story.waits(0.6) == ["recall before", "empty question", "recall fact", "abort silent"]
+    assert story.does(KernelHeard()) == ["yielded"]
+    assert story.does(GoneOn()) == ["forward cell"]
+
+
+def test_the_cell_whose_move_it_is_waits_for_the_next_kernel(story: Story) -> None:
+    assert story.asks("1", "there", returns=True) == ["move there"]
+    story.does(YieldAsked())
+    assert story.does(KernelHeard()) == ["yielded"]
+    assert story.does(MoveEnded(moved=True)) == []
+    assert story.does(AnswersLost(MoveFailed("reset"))) == []
+    assert story.does(GoneOn()) == ["forward 1"]
+    assert story.replies("1") == ["deliver 1", "move here"]
+
+
+def test_a_cell_that_was_at_its_place_when_another_move_began_asks_again(story: Story) -> None:
+    assert story.asks("1", "there") == ["move there"]
+    story.does(YieldAsked())
+    assert story.does(MoveEnded(moved=False)) == []
+    assert story.does(GoneOn()) == ["move there"]
+
+
+def test_no_cell_sets_out_while_clients_yield(story: Story) -> None:
+    story.does(YieldAsked())
+    assert story.asks("1", "there") == []
+    assert story.does(KernelHeard()) == ["yielded"]
+    assert story.does(GoneOn()) == ["move there"]
+
+
+def test_an_interrupt_takes_back_what_is_held_and_the_move_that_is_for_it(story: Story) -> None:
+    story.asks("1", "there")
+    story.does(YieldAsked())
+    story.asks("2")
+    held = ["cancel move", "fail 1: KeyboardInterrupt", "abort 2", "interrupt done"]
+    assert story.does(InterruptCame("m")) == held
+    story.does(KernelHeard())
+    assert story.does(InterruptCame("m")) == ["interrupt", "interrupt done"], "who packs the namespace hears it"
+
+
+def test_what_was_lost_with_the_kernel_is_told_and_facts_are_asked_again_of_the_next(story: Story) -> None:
+    story.asks("cell")
+    story.asks("fact", kind=Kind.FACT)
+    story.does(YieldAsked())
+    story.asks("later", kind=Kind.ACT)
+    assert story.does(AnswersLost(MoveFailed("reset"))) == ["fail cell: MoveFailed"]
+    assert story.does(YieldAsked()) == ["probe"], "the next kernel may have to be left as well"
+    assert story.does(GoneOn()) == ["forward fact", "forward later"]
+
+
+def test_a_session_that_falls_asleep_yields_to_nobody(story: Story) -> None:
+    story.does(YieldAsked())
+    assert story.asks("1") == []
+    assert story.sleeps() == ["wake"]
+    assert story.wakes() == ["forward 1"]
+
+
+def test_a_program_that_has_ended_owes_nothing(story: Story) -> None:
+    story.asks("1")
+    story.does(YieldAsked())
+    story.asks("2")
+    assert story.does(ProgramExited()) == ["abort 2", "yielded"]
+
+
 # ── whatever happens ──
 
 _steps = st.lists(
@@ -586,6 +690,7 @@ _steps = st.lists(
             st.sampled_from(["reply", "error", "arrive", "stay", "interrupt", "freeze", "thaw", "reset", "wait"])
         ),
         st.tuples(st.sampled_from(["sleep", "wake", "refuse", "wait"])),
+        st.tuples(st.sampled_from(["yield", "heard", "go on", "swap", "reply"])),
     ),
     max_size=40,
 )
@@ -616,6 +721,7 @@ class World:
         self.wakes = 0
         self.asleep = False
         self.resetting = False
+        self.yielding = self.yielded = self.probed = False
         self.forwarded: dict[object, list[int]] = {}
         self.handle(SessionChanged("here", False, False))
 
@@ -627,6 +733,7 @@ class World:
         match instruction:
             case Forward(request):
                 assert not self.asleep, "a sleeping kernel was asked"
+                assert not self.yielding, "a kernel was asked that clients have yielded"
                 order = self.forwarded.setdefault((request.client, request.subshell), [])
                 assert not order or order[-1] < int(request.id) or self.resetting, "a lane was overtaken"
                 order.append(int(request.id))
@@ -644,6 +751,11 @@ class World:
                 self.wakes += 1
                 assert self.wakes == 1, "two wakes at once"
                 assert self.asleep
+            case Probe():
+                self.probed = True
+            case SayYielded():
+                assert not self.owed & set(self.queue), "the kernel owes an answer"
+                self.yielded = True
 
     def answer(self, name: str) -> None:
         assert name in self.owed, "answered twice"
@@ -665,6 +777,7 @@ class World:
                 self.handle(SessionChanged("here", what == "freeze", what == "freeze"))
             case "sleep" | "wake":
                 self.asleep = what == "sleep"
+                self.yielding = self.yielding and not self.asleep
                 self.handle(SessionChanged("here", False, False, self.asleep))
                 if self.wakes and not self.asleep:
                     self.end_wake(None)
@@ -673,10 +786,30 @@ class World:
             case "reset":
                 self.queue, self.resetting = [name for name in self.queue if name not in self.owed], True
                 self.handle(AnswersLost(MoveFailed("rolled back")))
-                self.resetting = False
+                self.resetting = self.yielded = self.probed = False
+                if self.yielding:
+                    self.forwarded.clear()  # what is asked again comes to a kernel that was asked nothing
+            case "yield" if not self.asleep:
+                self.yielding = True
+                self.handle(YieldAsked())
+            case "heard" if self.probed:
+                self.probed = False
+                self.handle(KernelHeard())
+            case "go on" if self.yielding:
+                self.go_on()
+            case "swap" if self.yielding and self.yielded:
+                before = set(self.owed)
+                self.handle(AnswersLost(MoveFailed("another kernel")))
+                assert self.owed == before, "nobody who had yielded was owed anything"
+                self.queue.clear()
+                self.go_on()
             case "wait":
                 self.now += 0.6
                 self.handle(TimePassed())
+
+    def go_on(self) -> None:
+        self.yielding = self.yielded = self.probed = False
+        self.handle(GoneOn())
 
     def end_wake(self, error: WakeFailed | None) -> None:
         self.wakes = 0
@@ -695,6 +828,7 @@ class World:
     def settle(self) -> None:
         self.take("wake")
         self.take("thaw")
+        self.take("go on")
         for _ in range(3 * self.asked + 3):
             self.take("arrive")
             self.take("reply")

@@ -69,7 +69,8 @@ class Arrivals:
             strategy=asked.strategy,
             incarnation=asked.incarnation,
         )
-        await self._begin(half, asked.epoch, asked.spec)
+        spec = _begun_anew(asked.spec) if asked.strategy == "objects" else asked.spec
+        await self._begin(half, asked.epoch, spec)
 
     async def _wake(self, asked: WakeSession) -> None:
         half = Half(
@@ -258,6 +259,13 @@ def _or_halt(coming: Coming, work: Callable[[], None]) -> None:
         except (OSError, SojournError) as stuck:
             log.error("session %s could not be stopped: %s", coming.attendance.life, stuck)
         raise
+
+
+def _begun_anew(spec: SessionSpec) -> SessionSpec:
+    """Of a program that starts where its session was not asked for: the source says itself what it sees of its folders,
+    and the root is this node's own."""
+    mounts = tuple(mount.model_copy(update={"seen": None}) for mount in spec.mounts)
+    return spec.model_copy(update={"mounts": mounts, "ground": None})
 
 
 def _alive(spec: SessionSpec) -> SessionSpec:

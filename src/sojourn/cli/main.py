@@ -10,6 +10,7 @@ import typer
 from sojourn.cli import (
     account,
     checkpoints,
+    compare,
     doctor,
     drain,
     forward,
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 for module in (parts, hosts, images, lists, move, forward, sleep, checkpoints):
     module.add_to(app)
-for module in (drain, policies, savings, account, doctor):
+for module in (drain, policies, savings, compare, account, doctor):
     module.add_to(app)
 
 

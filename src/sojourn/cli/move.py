@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,7 @@ from sojourn.errors import MoveFailed, from_wire
 
 if TYPE_CHECKING:
     from sojourn.client import Client
-    from sojourn.model import Folder, MovePlan, MoveView
+    from sojourn.model import Folder, LostName, MovePlan, MoveView
 
 ENDED = ("done", "failed")
 STEPS = {
@@ -42,6 +42,17 @@ def move(
         Literal["auto", "lazy", "copy"],
         typer.Option(help="lazy: it runs again while its memory follows. copy: memory first. auto: the shorter pause."),
     ] = "auto",
+    carrier: Annotated[
+        Literal["auto", "criu", "objects"],
+        typer.Option(
+            "--with",
+            help="criu: the very processes. objects: a new kernel with its Python names. auto: CRIU where that can.",
+        ),
+    ] = "auto",
+    drop: Annotated[
+        list[str] | None, typer.Option("--drop", metavar="NAME", help="Give up a name that can't travel as an object.")
+    ] = None,
+    drop_all: Annotated[bool, typer.Option("--drop-all", help="Give up all that can't travel as objects.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,9 +62,14 @@ def move(
     """
     from sojourn.cli.screen import print_json
 
+    how: dict[str, Any] = {
+        "strategy": strategy,
+        "carrier": carrier,
+        "may_lose": ("*",) if drop_all else tuple(drop or ()),
+    }
     with connect() as client:
         with shipping(client, show=not as_json):
-            answer = client.move(session, place, strategy=strategy, dry_run=dry_run, wait="accepted")
+            answer = client.move(session, place, dry_run=dry_run, wait="accepted", **how)
         moved = follow(client, answer.move, show=not as_json) if answer.move else None
     if as_json:
         print_json({"move": moved, "plan": answer.plan})
@@ -61,6 +77,7 @@ def move(
         print_plan(answer.plan)
     else:
         print(truth(moved) if moved else f"It is on {answer.session.node} already; nothing was done.")
+        print_losses(moved.report.lost if moved else (), moved.report.notes if moved else ())
     if dry_run and not answer.plan.fits:
         raise typer.Exit(1)
 
@@ -72,7 +89,9 @@ def truth(move: MoveView) -> str:
     report = move.report
     travelled = f"{amount(report.page_bytes)} of pages and {amount(report.layer_bytes)} of files"
     ahead = "".join(f"; {amount(one.total_bytes)} of its {one.what} went ahead" for one in report.shipments)
-    if move.strategy == "copy":
+    if move.strategy == "objects":
+        travelled, pages = amount(report.page_bytes), "in a new kernel"
+    elif move.strategy == "copy":
         pages = "every page came with it"
     elif move.phase in ("done", "committing"):
         pages = f"every page there {duration(report.filled_s)} later"
@@ -126,6 +145,8 @@ def _stage(move: MoveView) -> tuple[str, int, int]:
     for one in move.report.shipments:
         if move.phase == "departing" and one.done_bytes < one.total_bytes:
             return f"it runs, its {one.what} goes ahead", one.done_bytes, one.total_bytes
+    if move.strategy == "objects" and move.phase == "departing":
+        return "it stands still, its objects go over", move.done_bytes, move.total_bytes
     if move.phase == "departing" and not move.report.froze:
         return "it runs, its files go ahead", move.done_bytes, move.total_bytes
     return STEPS[move.phase], move.done_bytes, move.total_bytes
@@ -142,13 +163,12 @@ def print_plan(plan: MovePlan) -> None:
         print(f"{plan.source} → {plan.target or 'anywhere'}: it can't move.")
         print(*(f"  because: {reason}" for reason in plan.refusals), sep="\n")
         print(*([f"  {plan.hint}"] if plan.hint else []), sep="\n", end="\n" if plan.hint else "")
+        if plan.luggage:
+            print_losses(plan.luggage.lost, ())
         return
     print(f"{plan.source} → {plan.target}: it fits.")
     print(f"  strategy:    {plan.strategy}{f' ({plan.why})' if plan.why else ''}")
-    print(f"  travels:     {amount(plan.page_bytes)} of pages, {amount(plan.layer_bytes)} of files")
-    print(f"  stands still {_expected(plan.frozen_s)}")
-    print(f"  all there:   {'when it runs again' if plan.strategy == 'copy' else _expected(plan.filled_s, ' later')}")
-    print(f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}; the monotonic clock steps")
+    print(*(_of_objects if plan.strategy == "objects" else _of_processes)(plan), sep="\n")
     if plan.no_network:
         print(f"  network:     none there: {plan.no_network}")
     if plan.image:
@@ -157,6 +177,41 @@ def print_plan(plan: MovePlan) -> None:
         print(f"  goes ahead:  {layer.part}, of its environment, up to {amount(layer.size_bytes)}")
     for folder in plan.folders:
         print(f"  {f'{folder.mode}:':<13}{folder.path}{_fate(folder)}")
+    if plan.luggage and plan.strategy == "objects":
+        print_losses(plan.luggage.lost, plan.luggage.notes)
+
+
+def _of_processes(plan: MovePlan) -> Iterator[str]:
+    from sojourn.cli.screen import amount
+
+    yield f"  travels:     {amount(plan.page_bytes)} of pages, {amount(plan.layer_bytes)} of files"
+    yield f"  stands still {_expected(plan.frozen_s)}"
+    yield f"  all there:   {'when it runs again' if plan.strategy == 'copy' else _expected(plan.filled_s, ' later')}"
+    yield f"  reset:       {', '.join(plan.connections_reset) or 'no connection'}; the monotonic clock steps"
+
+
+def _of_objects(plan: MovePlan) -> Iterator[str]:
+    from sojourn.cli.screen import amount
+
+    if plan.luggage:
+        yield f"  travels:     {_names(plan.luggage.names)}, {amount(plan.luggage.size_bytes)}, into a new kernel there"
+    yield f"  stands still {_expected(plan.frozen_s)}"
+    yield "  reset:       every connection"
+
+
+def _names(count: int) -> str:
+    return "1 name" if count == 1 else f"{count} names"
+
+
+def print_losses(lost: Sequence[LostName], notes: Sequence[str]) -> None:
+    """What objects leave behind, as a table, and what arrives otherwise than it is."""
+    from sojourn.cli.screen import print_table
+
+    if lost:
+        rows = [(one.name, one.path, one.why) for one in lost]
+        print_table(("LOST", "BECAUSE OF", "WHY"), rows, "", prose=True)
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _fate(folder: Folder) -> str:

@@ -20,7 +20,7 @@ LETTERS: dict[ObstacleKind, tuple[str, str]] = {
 HELP: tuple[tuple[frozenset[ObstacleKind], str], ...] = (
     (frozenset({"cpu", "registers"}), "not for sessions that were started for the whole fleet (`cpu` = fleet)"),
 )
-CAN, SAME = "✓", "·"
+CAN, SAME, OBJECTS = "✓", "·", "o"
 _OF_ONE_NODE = frozenset({"offline", "draining", "live"})
 """Their messages name the node, and are the same whatever the other one is."""
 
@@ -40,7 +40,9 @@ def legend(ways: Iterable[Way]) -> Iterator[str]:
     obstacles = [(way, obstacle) for way in ways for obstacle in way.obstacles]
     kinds = [kind for kind in LETTERS if any(obstacle.kind == kind for _, obstacle in obstacles)]
     if kinds:
-        yield "\n" + "   ".join(f"{letter} {word}" for letter, word in map(LETTERS.__getitem__, kinds)) + "\n"
+        words = [f"{letter} {word}" for letter, word in map(LETTERS.__getitem__, kinds)]
+        words += [f"{OBJECTS} Python sessions go as objects"] * any(way.objects for way, _ in obstacles)
+        yield "\n" + "   ".join(words) + "\n"
     for kind in kinds:
         yield from _reasons([(way, obstacle) for way, obstacle in obstacles if obstacle.kind == kind])
     for among, exception in HELP:
@@ -61,4 +63,5 @@ def _cell(way: Way | None) -> str:
     if way is None:
         return SAME
     kinds = {obstacle.kind for obstacle in way.obstacles}
-    return " ".join(letter for kind, (letter, _) in LETTERS.items() if kind in kinds) or CAN
+    letters = [letter for kind, (letter, _) in LETTERS.items() if kind in kinds]
+    return " ".join([*letters, *([OBJECTS] if way.objects else [])]) if letters else CAN

@@ -29,6 +29,7 @@ from sojourn.client.words import (
     Watched,
 )
 from sojourn.model import (
+    Carrier,
     CheckpointView,
     Image,
     MoveView,
@@ -122,8 +123,10 @@ class AsyncClient:
         strategy: Strategy | Literal["auto"] = "auto",
         dry_run: bool = False,
         wait: Until = "thawed",
+        carrier: Carrier | Literal["auto"] = "auto",
+        may_lose: Sequence[str] = (),
     ) -> Moved:
-        return await self._do(calls.move(session, to, strategy, dry_run, wait))
+        return await self._do(calls.move(session, to, strategy, dry_run, wait, carrier, may_lose))
 
     async def moves(self) -> list[MoveView]:
         return await self._do(calls.moves())

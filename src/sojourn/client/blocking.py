@@ -29,6 +29,7 @@ from sojourn.client.words import (
     Watched,
 )
 from sojourn.model import (
+    Carrier,
     CheckpointView,
     Image,
     MoveView,
@@ -137,9 +138,16 @@ class Client:
         strategy: Strategy | Literal["auto"] = "auto",
         dry_run: bool = False,
         wait: Until = "thawed",
+        carrier: Carrier | Literal["auto"] = "auto",
+        may_lose: Sequence[str] = (),
     ) -> Moved:
-        """Bring a session to a place ("there", "gpu", "mem>=64G"). Raises MoveFailed when it had to stay."""
-        return self._do(calls.move(session, to, strategy, dry_run, wait))
+        """Bring a session to a place ("there", "gpu", "mem>=64G"). Raises MoveFailed when it had to stay.
+
+        `carrier`: "criu", "objects" (a new kernel with the Python names of this one), or "auto": CRIU where it can.
+        `may_lose`: of a move by objects, names that may stay behind; "*": any that can't travel. Raises Incompatible,
+        before anything is touched, when others would.
+        """
+        return self._do(calls.move(session, to, strategy, dry_run, wait, carrier, may_lose))
 
     def moves(self) -> list[MoveView]:
         """The newest first."""

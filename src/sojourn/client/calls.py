@@ -40,6 +40,7 @@ from sojourn.client.words import (
 )
 from sojourn.errors import Invalid, SojournError, Unreachable, from_wire
 from sojourn.model import (
+    Carrier,
     CheckpointView,
     Image,
     MoveView,
@@ -120,8 +121,17 @@ def stop(name: str) -> Call[SessionView]:
     return Call("DELETE", _of(name), SessionView.model_validate)
 
 
-def move(name: str, to: str | Needs, strategy: Strategy | Literal["auto"], dry_run: bool, wait: Until) -> Call[Moved]:
-    wanted = _asked(MoveRequest, to=to, strategy=strategy, dry_run=dry_run, wait=wait)
+def move(
+    name: str,
+    to: str | Needs,
+    strategy: Strategy | Literal["auto"],
+    dry_run: bool,
+    wait: Until,
+    carrier: Carrier | Literal["auto"],
+    may_lose: Sequence[str],
+) -> Call[Moved]:
+    how = {"strategy": strategy, "carrier": carrier, "may_lose": tuple(may_lose)}
+    wanted = _asked(MoveRequest, to=to, dry_run=dry_run, wait=wait, **how)
     return Call("POST", f"{_of(name)}/move", Moved.model_validate, wanted.model_dump(mode="json"))
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from sojourn.chunks import Swept, Vault
 from sojourn.client.words import Collected, Verified
 from sojourn.controller import kept
-from sojourn.controller.moves import Clock
+from sojourn.controller.images import Clock
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.tokens import Person
 from sojourn.controller.vaults import Vaults

@@ -15,6 +15,7 @@ from sojourn.controller.checkpoints import Checkpoints
 from sojourn.controller.fitness import born, is_estranged, unstartable, way
 from sojourn.controller.images import Images
 from sojourn.controller.moves import Moves
+from sojourn.controller.plans import Plans
 from sojourn.controller.policing import Policing
 from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
@@ -70,9 +71,10 @@ class Controller:
         self.reconciler = Reconciler(database, self.roster, self.watchers, self.vaults, limits or Limits(), clock)
         self.questions = Questions(self.roster)
         self.images = Images(self.roster, self.questions, self.reconciler.living, clock)
-        self.moves = Moves(self.reconciler, self.roster, self.questions, self.images, clock)
-        self.checkpoints = Checkpoints(database, self.reconciler, self.vaults, clock)
         self.activities = Activities()
+        self.plans = Plans(self.roster, self.questions, self.images, self.activities, clock)
+        self.moves = Moves(self.reconciler, self.roster, self.images, self.plans)
+        self.checkpoints = Checkpoints(database, self.reconciler, self.vaults, clock)
         self.sleep = Sleep(
             self.reconciler,
             self.roster,

@@ -17,6 +17,10 @@ _FILL_S_PER_BYTE = 0.6 / 2**30
 """As measured between two nodes of one machine; a network between them takes its own time."""
 
 
+Require = Callable[[Session, NodeView, NodeView], None]
+"""Whether a session can go from its home to a node, by some way; raises why not."""
+
+
 @dataclass(frozen=True)
 class Outlook:
     """How a session would travel, or why it can't."""
@@ -62,7 +66,12 @@ def way(source: NodeView, target: NodeView) -> Way:
     apart = mismatches(source.capabilities, target.capabilities)
     if any(obstacle.kind == "live" for obstacle in still):
         apart = (obstacle for obstacle in apart if obstacle.kind != "criu")  # said already, with the reason
-    return Way(source=source.name, target=target.name, obstacles=(*still, *apart))
+    return Way(source=source.name, target=target.name, obstacles=(*still, *apart), objects=_objects_go(source, target))
+
+
+def _objects_go(source: NodeView, target: NodeView) -> bool:
+    online = all(node.status is NodeStatus.ONLINE and node.capabilities.sandboxes for node in (source, target))
+    return online and not target.draining
 
 
 def _standing_still(node: NodeView) -> Iterator[Obstacle]:
@@ -76,21 +85,43 @@ def _standing_still(node: NodeView) -> Iterator[Obstacle]:
         yield Obstacle(kind="live", message=message, hint="`sojourn doctor` there says what it lacks.")
 
 
-def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
-    """Whether the session can travel to that node. Raises Immovable, Unreachable or Incompatible."""
+def require_sandboxed(session: Session, home: NodeView) -> None:
+    """Raises Immovable where CRIU has nothing to carry."""
     if session.sandbox == "process":
         raise Immovable(
-            f"Session {session.name or session.id} is a plain process on {home.name}, and those can't move.",
-            "Sessions in runc sandboxes can; `sojourn doctor` says what that node lacks for them.",
+            f"Session {session.name or session.id} is a plain process on {home.name}, and CRIU can't move those.",
+            "It can sessions in runc sandboxes; `sojourn doctor` says what that node lacks for them.",
         )
+
+
+def require_fit(session: Session, home: NodeView, node: NodeView) -> None:
+    """Whether CRIU can carry the session to that node. Raises Immovable, Unreachable or Incompatible."""
+    require_sandboxed(session, home)
     _require_harbour(node)
     compatible(home.capabilities, node.capabilities, session.spec.image, session.spec.baseline)
     possible(home.capabilities, node.capabilities)
 
 
-def unfit(session: Session, home: NodeView, node: NodeView) -> str:
+def unfit(session: Session, home: NodeView, node: NodeView, require: Require = require_fit) -> str:
     """Why the session can't travel to that node; empty if it can."""
-    return _why_not(lambda: require_fit(session, home, node))
+    return _why_not(lambda: require(session, home, node))
+
+
+def require_room_for_objects(session: Session, home: NodeView, node: NodeView) -> None:
+    """Whether the session's program can be started anew on that node, to be given its objects. Raises Incompatible."""
+    if reason := _homeless(session, home, node):
+        name = session.name or session.id
+        raise Incompatible(f"Node {node.name} can't hold session {name}: {reason}.", "Choose another node.")
+
+
+def _homeless(session: Session, home: NodeView, node: NodeView) -> str:
+    """The architecture matters only to what the session was born with: an image, or the root of another node."""
+    spec, can = session.spec, node.capabilities
+    if (spec.image or spec.ground) and home.capabilities.arch != can.arch:
+        return f"it is {can.arch}, and what the session runs from is {home.capabilities.arch}"
+    if spec.ground and spec.ground.root != can.root_id and "runc" not in can.sandboxes:
+        return "it has no runc sandboxes, and the environment of another node needs one"
+    return unstartable(spec, node)
 
 
 def require_savable(session: Session, home: NodeView, inspection: Inspection) -> None:

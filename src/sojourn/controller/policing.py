@@ -267,7 +267,7 @@ class Policing:
         session = self._controller.reconciler.get(decision.session)
         if decision.kind == "move":
             to = Needs(node=decision.target, memory_bytes=decision.memory_bytes)
-            return self._controller.moves.move(session, MoveRequest(to=to, wait="filled"))
+            return self._controller.moves.move(session, MoveRequest(to=to, carrier="criu", wait="filled"))
         if decision.kind == "checkpoint":
             return self._controller.sleep.checkpoint(session, CheckpointRequest(wait="done"), "background")
         force = decision.rule in ("spot", "drain") or self._in_cells(decision)

@@ -10,7 +10,7 @@ from typing import Literal
 from sojourn.controller.roster import Roster
 from sojourn.errors import Unreachable, from_wire
 from sojourn.lifecycle import Session
-from sojourn.model import EnvironmentLayer, Ground, Image, Inspection, Sight
+from sojourn.model import EnvironmentLayer, Ground, Image, Inspection, Luggage, Sight
 from sojourn.wire import (
     EnvironmentSeen,
     EnvironmentSent,
@@ -21,15 +21,35 @@ from sojourn.wire import (
     LogSent,
     LookAtEnvironment,
     LookAtFolders,
+    LookAtLuggage,
     LookForImages,
+    LuggageSeen,
     RemoveImage,
     SendEnvironment,
     SendLog,
     SessionInspected,
 )
 
-Question = SendEnvironment | InspectSession | SendLog | LookAtFolders | LookAtEnvironment | LookForImages | RemoveImage
-Answer = EnvironmentSent | SessionInspected | LogSent | FoldersSeen | EnvironmentSeen | ImagesFound | ImageRemoved
+Question = (
+    SendEnvironment
+    | InspectSession
+    | SendLog
+    | LookAtFolders
+    | LookAtEnvironment
+    | LookAtLuggage
+    | LookForImages
+    | RemoveImage
+)
+Answer = (
+    EnvironmentSent
+    | SessionInspected
+    | LogSent
+    | FoldersSeen
+    | EnvironmentSeen
+    | LuggageSeen
+    | ImagesFound
+    | ImageRemoved
+)
 
 
 _READING_S = 600.0
@@ -38,6 +58,8 @@ _READING_S = 600.0
 
 _SHIPPING_S = 3600.0
 """A whole system, over a slow line."""
+_CAPTURING_S = 120.0
+"""Every object of a session is looked at."""
 PODMAN_SECONDS = 60.0
 """podman answers nothing while it puts a layer away."""
 
@@ -57,6 +79,15 @@ class Questions:
         if answer.inspection is None:
             raise from_wire(answer.error or {})
         return answer.inspection
+
+    async def luggage(self, node: str, session: str) -> Luggage:
+        """What of a session would travel as objects. Raises what the node answers with (Busy, in a cell), or
+        Unreachable."""
+        answer = await self._ask(node, LookAtLuggage(request=uuid.uuid4().hex, session=session), _CAPTURING_S)
+        assert isinstance(answer, LuggageSeen)
+        if answer.luggage is None:
+            raise from_wire(answer.error or {})
+        return answer.luggage
 
     async def look(
         self, node: str, session: Session, folders: Sequence[str], of: str, act: Literal["put", "look", "forget"]

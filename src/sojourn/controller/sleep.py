@@ -24,8 +24,7 @@ from sojourn.controller import kept
 from sojourn.controller.activity import Activities
 from sojourn.controller.checkpoints import Checkpoints
 from sojourn.controller.fitness import require_savable, require_wakeable, unwakeable
-from sojourn.controller.images import Images
-from sojourn.controller.moves import Clock
+from sojourn.controller.images import Clock, Images
 from sojourn.controller.questions import Questions
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.roster import Roster

@@ -21,13 +21,14 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from sojourn.client.words import CheckpointRequest, ForkRequest, MoveRequest, RestoreRequest, SuspendRequest
-from sojourn.controller.moves import Clock, Moves
+from sojourn.controller.images import Clock
+from sojourn.controller.moves import Moves
 from sojourn.controller.reconciler import Reconciler
 from sojourn.controller.roster import Roster
 from sojourn.controller.sleep import Sleep
 from sojourn.database import Checkpoint, Database, Verb
 from sojourn.database import queries as ask
-from sojourn.errors import Invalid, SojournError
+from sojourn.errors import Busy, Invalid, SojournError, from_wire
 from sojourn.lifecycle import Move, Session
 from sojourn.model import MovePlan
 from sojourn.model.base import Word
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 1.0
 """Between an answer and the freeze: what the cell has said until then, and its end, reach who waits for them."""
+
+CELL_SECONDS = 600.0
+"""How long the cell may go on that has asked for a move by objects."""
 
 Body = dict[str, Any]
 Asked = TypeVar("Asked", bound=Word)
@@ -138,7 +142,17 @@ class Verbs:
         return {"nodes": nodes, "here": session.node}
 
     def _where(self, session: Session) -> Body:
-        return {"session": session.view().model_dump(mode="json"), "no_network": self._no_network(session)}
+        view = session.view().model_dump(mode="json")
+        return {"session": view, "no_network": self._no_network(session), "stayed": self._stayed(session)}
+
+    def _stayed(self, session: Session) -> str:
+        """Why nothing came of the move that it asked for last; empty: it came, or there was none. Who has to end their
+        cell before a move can't be told of it there."""
+        with self._database.transaction() as connection:
+            asked = [verb for verb in ask.verbs(connection, session.id) if verb.name == "move"]
+        if not asked or asked[-1].ok is not False or (session.move and session.move.started_at > asked[-1].asked_at):
+            return ""
+        return str(from_wire(asked[-1].body or {}))
 
     def _no_network(self, session: Session) -> str:
         """Why it can't reach the outside: as its node says of it, or, until then, of all its sessions."""
@@ -155,13 +169,36 @@ class Verbs:
     # ── doing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _move(self, verb: Verb, session: Session) -> Body:
-        """Answered when the session has thawed at its new place, or has stayed."""
+        """Answered when the session has thawed at its new place, or has stayed. By objects it goes between two cells,
+        so that who asks is answered before."""
         identity, plan = _move_id(verb), None
         if not self._moves.known(identity):
-            begun, plan = await self._moves.begin(session, _request(MoveRequest, verb), identity)
+            asked = _request(MoveRequest, verb)
+            begun, plan = await self._moves.begin(session, asked, identity, in_cell=True)
+            if begun is None and plan.strategy == "objects" and not asked.dry_run:
+                return await self._move_after_cell(verb, asked, plan)
             if begun is None:
                 return self._moved(session.id, None, None if plan.source == plan.target else plan)
         return self._moved(session.id, await self._moves.until(session.id, identity, "thawed"), plan)
+
+    async def _move_after_cell(self, verb: Verb, asked: MoveRequest, plan: MovePlan) -> Body:
+        body = {**self._moved(verb.session, None, plan), "later": True}
+        self._send(replace(verb, ok=True, body=body))
+        asked = asked.model_copy(update={"carrier": "objects", "strategy": "objects"})
+        if begun := await self._begun_after_cell(verb, asked):
+            await self._moves.until(verb.session, begun.id, "thawed")
+        return body
+
+    async def _begun_after_cell(self, verb: Verb, asked: MoveRequest) -> Move | None:
+        """None: it is there already. Raises Busy when the cell goes on for too long."""
+        latest = self._clock() + CELL_SECONDS
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            try:
+                return (await self._moves.begin(self._reconciler.get(verb.session), asked, _move_id(verb)))[0]
+            except Busy:
+                if self._clock() > latest:
+                    raise
 
     def _moved(self, session: str, move: Move | None, plan: MovePlan | None) -> Body:
         return {

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sojourn.client import Watched
 from sojourn.errors import Refused, SojournError
@@ -62,6 +63,7 @@ class Forwarding:
         self._session = session
         self._wake, self._say = wake, say
         self._anchor = Anchor(self.loop, session.id, anchor, relay=relay, on_state=self._tunnel_changed)
+        self._anchor.on_control = self._rider_spoke
         self._entrances: list[Entrance] = []
         self._wanted = False
         """A client has said something that the session may not have heard."""
@@ -184,6 +186,11 @@ class Forwarding:
             self.loop.later(AWAY_SECONDS, self._say_if_away)
         else:
             self._say(f"The connections to {self.name} were reset: {detail}")
+
+    def _rider_spoke(self, message: dict[str, Any]) -> None:
+        """Another program may come in the place of this one. That resets what is forwarded, whatever is said here."""
+        if message.get("event") == "yield":
+            self._anchor.control({"do": "yielded"})
 
     def _say_if_away(self) -> None:
         if not self.reachable and self._session.status in (SessionStatus.RUNNING, SessionStatus.FILLING):

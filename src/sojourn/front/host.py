@@ -120,7 +120,7 @@ class Front:
         self._busy_until = self._looked_at + self.idle_seconds
         for record in self._journal.read():
             try:
-                await self._host(record)
+                await self._host(record, successor=True)
             except Refused as taken:
                 log.error("session %s can't be hosted again: %s", record.session, taken)
 
@@ -256,8 +256,8 @@ class Front:
 
     # ── hosting ──
 
-    async def _host(self, record: Record) -> Hosted:
-        switchboard = self._switchboard(record)
+    async def _host(self, record: Record, successor: bool = False) -> Hosted:
+        switchboard = self._switchboard(record, successor)
         activity = Activity(lambda executing, at: self._tell_activity(record.session, executing, at))
         lease_until = self._loop.time() + record.lease_seconds
         hosted = Hosted(record, switchboard, lease_until, activity, self._run(activity.run()))
@@ -266,7 +266,7 @@ class Front:
         await self._watcher(record.controller).watch(record.session)
         return hosted
 
-    def _switchboard(self, record: Record) -> Switchboard:
+    def _switchboard(self, record: Record, successor: bool) -> Switchboard:
         client = self._watcher(record.controller).client
 
         def relay() -> str:
@@ -277,7 +277,7 @@ class Front:
 
         line = Line(record.session, record.outer, record.inner, record.language, record.identity)
         ledger, recollection = self._journal.ledger(record.session), self._journal.recollection(record)
-        return Switchboard(line, self._zone, anchor, self, ledger, recollection)
+        return Switchboard(line, self._zone, anchor, self, ledger, recollection, successor)
 
     def _change(self, hosted: Hosted, program: Program, outer: Connection) -> None:
         """Write down what a restart changes, and listen at other ports if the clients will look for it there."""

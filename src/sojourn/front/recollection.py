@@ -61,6 +61,15 @@ class Recollection:
         else:
             self._comms.pop(str(content.get("comm_id")), None)
 
+    @property
+    def comms(self) -> tuple[str, ...]:
+        """Those that are open, as far as is known."""
+        return tuple(self._comms)
+
+    def closed(self, comm: str) -> None:
+        """The kernel does not have it any more."""
+        self._comms.pop(comm, None)
+
     def forget_program(self) -> None:
         """It ended: its comms are gone, its execution count begins anew, nothing is debugged any more."""
         self._comms.clear()

@@ -15,35 +15,35 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
-import zmq
-
 from sojourn import switchboard_law as law
 from sojourn.client import Watched
-from sojourn.errors import MoveFailed, SessionLost, SojournError, Unreachable
+from sojourn.errors import MoveFailed, SessionLost, SojournError
 from sojourn.front.activity import Pulse
 from sojourn.front.connection import Channel, Connection
+from sojourn.front.echoes import FACT, Echoes
+from sojourn.front.exchange import Exchange, Frames, Taker
 from sojourn.front.heart import Heart
-from sojourn.front.ledger import Debt, Ledger
+from sojourn.front.ledger import Ledger
 from sojourn.front.messages import Message, Signer, Voice, is_welcome, read_control, read_request
 from sojourn.front.parties import ControlHandler, Errands, Line, NearEnd, StateHandler
 from sojourn.front.recollection import Recollection
+from sojourn.front.recovery import Recovery
 from sojourn.front.sides import Clients, Kernel, Socket, Zone
 from sojourn.front.sounding import Sounding
+from sojourn.front.swap import Swap
 from sojourn.front.tidings import LeftBehind, rewound
 from sojourn.front.understudy import Understudy
 from sojourn.front.unfinished import Unfinished
 from sojourn.lifecycle import ENDED
 from sojourn.model import SessionStatus, SessionView
-from sojourn.transport.loop import READ, Loop, Timer
+from sojourn.transport.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
 
-BATCH = 128
-"""Messages taken from one socket before the others get their turn."""
 RETURN_SECONDS = 3.0
 """How long a new front waits for clients of the last one, before it hears what the kernel says meanwhile."""
 _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
@@ -53,18 +53,6 @@ _NOT_STARTED = 127  # as a shell has it
 
 _NOWHERE = (SessionStatus.SUSPENDED, SessionStatus.WAKING)
 _ASLEEP = (SessionStatus.SUSPENDING, *_NOWHERE)
-
-Frames = list[Any]
-Taker = Callable[[Frames], None]
-
-
-@dataclass
-class _Recovery:
-    """What an earlier front owed. It waits until the clients are back, for a ROUTER drops what it can't deliver; then
-    the kernel is asked something on each subshell: once it answers that, it answers nothing from before."""
-
-    debts: list[Debt]
-    probes: dict[str, tuple[law.Request, ...]] = field(default_factory=dict)
 
 
 class Switchboard:
@@ -78,8 +66,10 @@ class Switchboard:
         errands: Errands,
         ledger: Ledger,
         recollection: Recollection,
+        successor: bool = False,
     ) -> None:
-        """Binds the clients' ports; raises Refused when one is taken. Nothing happens before `start`."""
+        """Binds the clients' ports; raises Refused when one is taken. Nothing happens before `start`. `successor`: an
+        earlier front hosted the kernel, and its clients will come back."""
         self.line = line
         self.exit_code: int | None = None
         """Of the kernel's program, as subprocess gives it; None while it runs or is about to."""
@@ -93,7 +83,6 @@ class Switchboard:
         self._errands = errands
         self._ledger = ledger
         self._recollection = recollection
-        self._recovery = _Recovery(ledger.take_up())
         self._zone = zone
         self._signer = _signer(line.outer)
         self._voice = Voice(self._signer, line.session)
@@ -105,6 +94,18 @@ class Switchboard:
         )
         self._law = law.SwitchboardLaw()
         self._obey = {**self._orders(), **self._understudy.orders}
+        self._recovery = Recovery(
+            ledger.take_up(),
+            successor,
+            lambda message: read_request(message, line.language, self._signer),
+            self._handle,
+            lambda subshell: self._ask("shell", subshell),
+            self._obey[law.Fail],
+        )
+        self._echoes = Echoes(self._ask, lambda: self._handle(law.KernelHeard()))
+        self._swap = Swap(self._ask, self._voice, recollection, lambda frames: self._clients.send("iopub", frames))
+        self._swapping = False
+        """The streams were reset while clients yielded, and the kernel has not been heard since."""
         self._news: Watched | None = None
         self._returning = False
         self._left_behind = LeftBehind()
@@ -117,8 +118,9 @@ class Switchboard:
         self._clients = self._bind(line.outer)
         self._heart = self._make_heart(line.outer, self._clients)
         self._loop = Loop()
+        self._exchange = Exchange(self._loop)
         self._unfinished = Unfinished(self._loop, self._understudy)
-        self._sounding = Sounding(self._loop, lambda: self._ask("control"), self._look_whether_back)
+        self._sounding = Sounding(self._loop, lambda: self._ask("control"), self._kernel_heard)
         self._anchor = anchor(self._loop, self._rider_spoke, self._tunnel_changed)
         self._anchor.on_cut = self._stream_cut
         channels: tuple[Channel, ...] = ("shell", "control", "stdin", "iopub")
@@ -179,37 +181,22 @@ class Switchboard:
 
     def _run(self) -> None:
         self._anchor.control({"do": "status"})
-        if self._recovery.debts:
+        if self._recovery.awaits_clients:
             self._loop.later(RETURN_SECONDS, self._recover)
         while not self._stopping:
             try:
                 self._heart.beat(self.exit_code is None)
-                quiet = self._pump()
+                quiet = self._exchange.pump()
                 self._loop.run_once(None if quiet else 0)
             except Exception:
                 log.exception("switchboard of %s stumbled", self.line.session)
         self._anchor.close()
-        self._unplug()
+        self._exchange.unplug()
         self._kernel.close()
         self._heart.close()
         self._clients.close()
         self._ledger.close()
         self._loop.close()
-
-    def _pump(self) -> bool:
-        """Pass on what has come; True when nothing has. ZeroMQ's descriptors tell of changes only, and any use of
-        a socket may swallow one, so all are looked at until all are quiet."""
-        ready = self._poller.poll(0)
-        for socket, _ in ready:
-            self._drain(socket, self._takers[socket])
-        return not ready
-
-    def _drain(self, socket: Socket, take: Taker) -> None:
-        try:
-            for _ in range(BATCH):
-                take(socket.recv_multipart(zmq.NOBLOCK, copy=False))
-        except zmq.Again:
-            pass
 
     def _make_heart(self, outer: Connection, clients: Clients) -> Heart:
         try:
@@ -234,7 +221,7 @@ class Switchboard:
         """Join the clients' sockets and the kernel's."""
         clients, kernel = self._clients, self._kernel
         clients.publication.begin(self._loop, self._unfinished.lagged)
-        self._takers: dict[Socket, Taker] = {
+        takers: dict[Socket, Taker] = {
             clients.control: self._control_asked,
             kernel.control: self._control_answered,
             kernel.stdin: lambda frames: clients.send("stdin", frames),
@@ -244,17 +231,10 @@ class Switchboard:
             clients.iopub: self._subscribed,
             kernel.iopub: self._published,
         }
-        if self._recovery.debts:
+        if self._recovery.awaits_clients:
             for socket in (kernel.shell, kernel.iopub):
-                del self._takers[socket]
-        self._poller = zmq.Poller()
-        for socket in self._takers:
-            self._poller.register(socket, zmq.POLLIN)
-            self._loop.watch(int(socket.getsockopt(zmq.FD)), READ, _ignore)
-
-    def _unplug(self) -> None:
-        for socket in self._takers:
-            self._loop.forget(int(socket.getsockopt(zmq.FD)))
+                del takers[socket]
+        self._exchange.plug(takers)
 
     # ── what comes from clients ──
 
@@ -284,7 +264,7 @@ class Switchboard:
             self._handle(law.InterruptCame(message))
         elif kind == "shutdown_request":
             self._handle(law.ShutdownCame(message))
-        elif self._law.asleep:
+        elif self._law.asleep or self._law.yielding:
             self._handle(law.RequestCame(read_control(message)))
         else:
             self._kernel.send("control", frames)
@@ -309,7 +289,7 @@ class Switchboard:
         self.attached = max(0, self.attached + (1 if joins else -1))
         if joins:
             self._understudy.greet(event[1:])
-        if joins and self._recovery.debts:
+        if joins and self._recovery.awaits_clients:
             self._loop.later(_SETTLE_SECONDS, self._recover)
 
     # ── what comes from the kernel ──
@@ -319,8 +299,7 @@ class Switchboard:
         if message is None:
             return
         asked = str(message.parent.get("msg_id"))
-        if asked in self._recovery.probes:
-            self._handle(law.AnswersLost(_NO_REPLY, self._recovery.probes.pop(asked)))
+        if self._recovery.replied(asked) or self._swap.replied(asked, message) or self._echoes.replied(message):
             return
         failed = False
         if b"execute_reply" in message.raw_header:
@@ -338,8 +317,12 @@ class Switchboard:
         if is_welcome(frames):
             self._understudy.welcomed()
             return
+        message = Message.read(frames)
+        if message and self._swap.hides(message):
+            return
         self._clients.send("iopub", frames)
-        if message := Message.read(frames):
+        if message:
+            self._echoes.heard(message)
             self._unfinished.heard(message)
             header = message.raw_header
             if b'"execute_input"' in header:
@@ -351,12 +334,14 @@ class Switchboard:
         self._clients.send("control", frames)
         if message := Message.read(frames):
             self._recollection.replied(message)
+            self._echoes.replied(message)
 
     def _rider_spoke(self, message: dict[str, Any]) -> None:
         match message:
             case {"event": "started"}:
                 self._unheard = None
                 self.exit_code = None
+                self._swap.began()
                 if self._returning:
                     self._reconnect()  # what goes to the kernel that was killed never reaches this one
                     self._look_whether_back()
@@ -367,6 +352,10 @@ class Switchboard:
                 self._ended(code, str(message.get("tail", "")))
             case {"event": "status"}:
                 self._ended(_NOT_STARTED, str(message.get("tail", "")))
+            case {"event": "yield"}:
+                self._yield()
+            case {"event": "go_on"} if not self._swapping:
+                self._go_on()
             case {"event": "refused", "do": "start", "error": error}:
                 self._unheard = None
                 self._ended(_NOT_STARTED, str(error.get("message")))
@@ -385,7 +374,8 @@ class Switchboard:
         self._sounding.reset()
         self._understudy.unwelcomed()
         self._unfinished.forget()
-        self._recovery.probes.clear()
+        self._recovery.forget()
+        self._echoes.forget()
         self._recollection.forget_program()
         self._handle(law.ProgramExited())
         self._ledger.clear()
@@ -407,13 +397,17 @@ class Switchboard:
             )
         )
         self._anchor.control(self._unheard or {"do": "status"})
+        self._swap.came()
+        if self._law.yielding:
+            self._swapping = True
+            self._sounding.begin()
 
     def _stream_cut(self, endpoint: str, reason: str) -> None:
         if endpoint == self._endpoints["iopub"]:
             self._unfinished.cut(reason)
 
     def _change_clients(self, outer: Connection, clients: Clients, heart: Heart) -> None:
-        self._unplug()
+        self._exchange.unplug()
         self._heart.close()
         self._heart = heart
         self._clients.close()
@@ -424,9 +418,10 @@ class Switchboard:
     def _reconnect(self) -> None:
         """New sockets: what waited in the old ones belongs to requests that are answered now."""
         self._unfinished.forget()
-        self._unplug()
+        self._exchange.unplug()
         self._kernel.close()
         self._sounding.reset()
+        self._echoes.forget()
         self._understudy.unwelcomed()
         self._kernel = self._dial()
         self._plug()
@@ -434,22 +429,24 @@ class Switchboard:
     # ── after a crash of the front ──
 
     def _recover(self) -> None:
-        """The clients are back: hear the kernel again, and see to what was owed."""
-        debts, self._recovery.debts = self._recovery.debts, []
-        if not debts:
-            return
-        self._unplug()
-        self._plug()
-        owed = [read_request(debt.message, self.line.language, self._signer) for debt in debts if debt.forwarded]
-        self._handle(law.DebtsFound(tuple(owed)))
-        for subshell in {request.subshell for request in owed}:
-            lost = tuple(one for one in owed if one.subshell == subshell)
-            self._recovery.probes[self._ask("shell", subshell)] = lost
-        for debt in debts:
-            if not debt.forwarded:
-                request = read_request(debt.message, self.line.language, self._signer)
-                failure = law.Fail(request, "Unreachable", "Sojourn's front was restarted.", "The cell did not run.")
-                self._obey[law.Fail](failure)
+        self._recovery.begin(self._plug)
+
+    # ── another kernel behind the same clients ──
+
+    def _yield(self) -> None:
+        self._swapping = False
+        self._handle(law.YieldAsked())
+
+    def _kernel_heard(self) -> None:
+        """For the first time, at its iopub: what clients have held may go there, and nothing it prints is missed."""
+        if self._swapping:
+            self._go_on()
+        self._look_whether_back()
+
+    def _go_on(self) -> None:
+        self._swapping = False
+        self._echoes.forget()
+        self._handle(law.GoneOn())
 
     # ── what comes from the front ──
 
@@ -488,9 +485,9 @@ class Switchboard:
         self._sounding.begin()
         return self._sounding.hears
 
-    def _ask(self, channel: Channel, subshell: str | None = None) -> str:
+    def _ask(self, channel: Channel, subshell: str | None = None, kind: str = FACT) -> str:
         """Ask the kernel something that changes nothing; the id of the question."""
-        probe = self._voice.ask("kernel_info_request", _PROBE, subshell)
+        probe = self._voice.ask(kind, _PROBE, subshell)
         self._kernel.send(channel, probe.frames)
         return str(probe.header["msg_id"])
 
@@ -506,6 +503,7 @@ class Switchboard:
     def _lose(self, reason: str, code: int) -> None:
         if self.exit_code is None:
             self.exit_code = code
+            self._go_on()
             self._handle(law.AnswersLost(SessionLost(f"The session is gone: {reason}.", "Start a new kernel.")))
 
     def _signal(self, signum: int) -> None:
@@ -562,6 +560,8 @@ class Switchboard:
             law.PassInterrupt: self._pass_interrupt,
             law.PassShutdown: lambda order: self._kernel.send("control", order.message.frames),
             law.Discard: self._discard,
+            law.Probe: lambda order: self._echoes.begin(),
+            law.SayYielded: lambda order: self._anchor.control({"do": "yielded"}),
         }
 
     def _forward(self, order: law.Forward) -> None:
@@ -586,15 +586,5 @@ class Switchboard:
             self._errands.discard(self.line.session)
 
 
-_NO_REPLY = Unreachable(
-    "Sojourn's front was restarted while the cell ran; its reply, and output of that time, are lost.",
-    "The kernel has run the cell and goes on: look at its state before you run the cell again.",
-)
-
-
 def _signer(connection: Connection) -> Signer:
     return Signer(connection.key.encode(), connection.signature_scheme)
-
-
-def _ignore(_ready: int) -> None:
-    """ZeroMQ's descriptor only wakes the loop; `_pump` looks at the sockets."""

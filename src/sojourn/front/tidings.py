@@ -20,7 +20,7 @@ def rewound(saved_at: float | None, reason: str) -> str:
 
 
 class LeftBehind:
-    """Tells of each move once which folders stayed where they were."""
+    """Tells of each move once what stayed where it was, and what arrived otherwise than it had been."""
 
     def __init__(self) -> None:
         self._told: str | None = None
@@ -34,5 +34,16 @@ class LeftBehind:
         if arrived is None or arrived.id == self._told:
             return ""
         self._told = arrived.id
-        folders = ", ".join(arrived.report.left)
-        return _LEFT.format(node=arrived.target, folders=folders) if folders and looked_on else ""
+        return tidings(arrived) if looked_on else ""
+
+
+def tidings(move: MoveView) -> str:
+    """A line for each matter; "" where all came along."""
+    report, lines = move.report, []
+    if report.left:
+        lines.append(_LEFT.format(node=move.target, folders=", ".join(report.left)))
+    for lost in report.lost:
+        part = "" if lost.path == lost.name else f"{lost.path}: "
+        lines.append(f"Left behind on {move.source}: {lost.name} ({part}{lost.why}).\n")
+    lines += [f"{note[:1].upper()}{note[1:].rstrip('.')}.\n" for note in report.notes]
+    return "".join(lines)

@@ -28,10 +28,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from IPython import get_ipython
 from IPython.core.error import UsageError
 
 PORTER = "sojourn-porter"
 """The name of its threads."""
+RECOMPUTABLE = "_sojourn_recomputable"
+"""In the namespace of cells: names that may stay behind. It travels itself, and `%who` does not tell of it."""
 
 
 class Table:
@@ -70,6 +73,8 @@ def sojourn(line: str) -> Table:
     %sojourn where                     where this kernel is, and whether it has a network
     %sojourn move PLACE                move it: a node (there), a label (gpu) or needs (mem>=64G cores>=8)
         --strategy auto|lazy|copy      how its memory travels; auto by default
+        --with auto|criu|objects       what carries it: the very processes, or a new kernel with its names
+        --drop NAME                    of objects: a name that may stay behind; --drop-all: any that can't travel
         --dry-run                      say what would happen, and do nothing
     %sojourn suspend                   let it sleep as soon as this cell has ended; the next cell wakes it
     %sojourn checkpoint [NAME]         save its state; it goes on
@@ -78,6 +83,8 @@ def sojourn(line: str) -> Table:
     %sojourn fork [NAME]               begin another session in this state
         --count K                      or several
         --node PLACE                   there
+    %sojourn recomputable [NAME…]      names that may stay behind, for a cell makes them again; none: list them
+        --forget NAME                  it is to travel after all
     """
     chosen = parse(line)
     return _VERBS[chosen.verb](chosen)
@@ -85,7 +92,12 @@ def sojourn(line: str) -> Table:
 
 def _move(chosen: argparse.Namespace) -> Table:
     place = " ".join(chosen.place)
-    return show_move(ask("move", to=place, strategy=chosen.strategy, dry_run=chosen.dry_run))
+    how = {"strategy": chosen.strategy, "dry_run": chosen.dry_run}
+    if chosen.carrier != "auto":
+        how["carrier"] = chosen.carrier
+    if chosen.drop or chosen.drop_all:
+        how["may_lose"] = ["*"] if chosen.drop_all else chosen.drop
+    return show_move(ask("move", to=place, **how))
 
 
 def _restore(chosen: argparse.Namespace) -> Table:
@@ -99,6 +111,19 @@ def _fork(chosen: argparse.Namespace) -> Table:
     return show_fork(ask("fork", name=chosen.name, count=chosen.count, to=chosen.node))
 
 
+def _recomputable(chosen: argparse.Namespace) -> Table:
+    space = get_ipython().user_ns
+    marked = [name for name in space.get(RECOMPUTABLE, ()) if name not in chosen.forget]
+    unknown = [name for name in chosen.name if name not in space]
+    strange = [name for name in chosen.forget if name not in space.get(RECOMPUTABLE, ())]
+    if unknown or strange:
+        what = f"no cell has defined {unknown[0]}" if unknown else f"{strange[0]} was not marked"
+        raise UsageError(f"Nothing was marked: {what}.\n`%sojourn recomputable` lists what is.")
+    space[RECOMPUTABLE] = sorted({*marked, *chosen.name})
+    listed = ", ".join(space[RECOMPUTABLE])
+    return Table(f"May stay behind when objects move: {listed or 'nothing is marked'}.", (), ())
+
+
 _VERBS: dict[str, Callable[[argparse.Namespace], Table]] = {
     "nodes": lambda _: show_nodes(ask("nodes")),
     "where": lambda _: show_place(ask("where")),
@@ -108,6 +133,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], Table]] = {
     "checkpoints": lambda _: show_checkpoints(ask("checkpoints")),
     "restore": _restore,
     "fork": _fork,
+    "recomputable": _recomputable,
 }
 
 
@@ -125,6 +151,9 @@ def parse(line: str) -> argparse.Namespace:
     move = verbs.add_parser("move", add_help=False)
     move.add_argument("place", nargs="+")
     move.add_argument("--strategy", choices=("auto", "lazy", "copy"), default="auto")
+    move.add_argument("--with", dest="carrier", choices=("auto", "criu", "objects"), default="auto")
+    move.add_argument("--drop", action="append", default=[])
+    move.add_argument("--drop-all", action="store_true")
     move.add_argument("--dry-run", action="store_true")
     verbs.add_parser("checkpoint", add_help=False).add_argument("name", nargs="?", default="")
     verbs.add_parser("restore", add_help=False).add_argument("checkpoint")
@@ -132,6 +161,9 @@ def parse(line: str) -> argparse.Namespace:
     fork.add_argument("name", nargs="?", default="")
     fork.add_argument("--count", type=int, default=1)
     fork.add_argument("--node", default=None)
+    recomputable = verbs.add_parser("recomputable", add_help=False)
+    recomputable.add_argument("name", nargs="*", default=[])
+    recomputable.add_argument("--forget", action="append", default=[])
     return parser.parse_args(shlex.split(line))
 
 
@@ -184,16 +216,23 @@ def show_nodes(body: dict[str, Any]) -> Table:
 
 
 def show_place(body: dict[str, Any]) -> Table:
-    """`body`: {"session": SessionView, "no_network": why it can't reach the outside, or empty}."""
-    session, closed = body["session"], body.get("no_network")
-    place = f"{session['name'] or session['id']} is on {session['node']} ({session['status']})."
-    return Table(f"{place}\nIt has no network: {closed}." if closed else place, (), ())
+    """`body`: {"session": SessionView, "no_network": why it can't reach the outside, "stayed": why nothing came of the
+    move that it asked for last; both empty when all is well}."""
+    session, closed, stayed = body["session"], body.get("no_network"), body.get("stayed")
+    said = [f"{session['name'] or session['id']} is on {session['node']} ({session['status']})."]
+    said += [f"It has no network: {closed}."] * bool(closed)
+    said += [f"It asked to be moved, and stayed: {stayed}"] * bool(stayed)
+    return Table("\n".join(said), (), ())
 
 
 def show_move(body: dict[str, Any]) -> Table:
-    """`body`: {"session": SessionView, "plan": MovePlan, "move": MoveView or None}."""
+    """`body`: {"session": SessionView, "plan": MovePlan, "move": MoveView or None, "later": whether it begins when the
+    cell has ended}."""
     session, move, plan = body["session"], body.get("move"), body.get("plan") or {}
     name = session["name"] or session["id"]
+    if body.get("later"):
+        when = f"{name} moves to {plan['target']} as objects when this cell has ended ({plan['why']})."
+        return Table(f"{when}\nIf something would be lost, it stays: `%sojourn where` then says what.", (), ())
     if move:
         frozen = move["report"]["frozen_s"]
         cost = f"frozen for {frozen:.2f} s" if frozen else "on its way"
@@ -255,6 +294,8 @@ def foretell(plan: dict[str, Any]) -> str:
     """A MovePlan as a sentence or two."""
     if not plan["fits"]:
         return "\n".join([f"it can't move to {plan['target']}.", *plan["refusals"], plan["hint"]]).rstrip()
+    if plan["strategy"] == "objects":
+        return foretell_objects(plan)
     frozen = "for a moment" if plan["frozen_s"] is None else f"for about {plan['frozen_s']:.2f} s"
     size = gigabytes(plan["page_bytes"] + plan["layer_bytes"])
     reset = plan["connections_reset"]
@@ -266,6 +307,20 @@ def foretell(plan: dict[str, Any]) -> str:
     ahead = f"\nIts image {image} ({image_size}) would be brought there first, while it runs on." if image else ""
     folders = "".join(f"\n{said}." for said in map(fate, plan.get("folders", ())))
     return f"it would move from {way}, frozen {frozen}, with {size}.{ahead}{loss}{network}{folders}"
+
+
+def foretell_objects(plan: dict[str, Any]) -> str:
+    """The same of a move into a new kernel."""
+    ahead = f"\nIts image {plan['image']} would be brought there first." if plan.get("image") else ""
+    network = f"\nIt would have no network there: {plan['no_network']}." if plan.get("no_network") else ""
+    folders = "".join(f"\n{said}." for said in map(fate, plan.get("folders", ())))
+    way = f"it would move from {plan['source']} to {plan['target']} as objects ({plan['why']})"
+    luggage = plan.get("luggage")
+    if not luggage:
+        return f"{way}. What would be lost can be said between two cells only.{ahead}{network}{folders}"
+    lost = "".join(f"\n{one['path']} would be lost: {one['why']}." for one in luggage["lost"])
+    notes = "".join(f"\n{note}." for note in luggage["notes"])
+    return f"{way}: {luggage['names']} names, {amount(luggage['size_bytes'])}.{lost}{notes}{ahead}{network}{folders}"
 
 
 def fate(folder: dict[str, Any]) -> str:
@@ -458,6 +513,9 @@ def launch() -> None:
             super().init_extensions()
             load_ipython_extension(self.shell)
             begin_portering(self.kernel)
+            # For a tip in its banner, IPython draws a random number whenever a client asks what kernel this is: ours do
+            # so more often, and what a person has seeded must not depend on that.
+            self.shell.enable_tip = False
             # `%load_ext sojourn` must work here too, though there may be no such module.
             self.shell.extension_manager.loaded.add("sojourn")
 

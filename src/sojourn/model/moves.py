@@ -31,7 +31,9 @@ class Way(Word):
     source: str
     target: str
     obstacles: tuple[Obstacle, ...] = ()
-    """Every one; empty: it can go."""
+    """Every one that CRIU meets; empty: it can go as it is."""
+    objects: bool = False
+    """Whether a Python session can go as objects."""
 
 
 class MovePhase(StrEnum):
@@ -65,6 +67,8 @@ class LostName(Word):
     """What in it can't, as Python would write it: "model.lock"; the name itself, if all of it."""
     why: str
     """As "a running generator, created in cell 7"."""
+    given_up: bool = False
+    """It was marked as recomputable, or asked to stay behind."""
 
 
 class Luggage(Word):

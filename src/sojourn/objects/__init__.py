@@ -8,10 +8,11 @@ writes only the streams it is given.
     restored = restore(file, namespace)
 """
 
-from . import arrays, classes, functions, handles, instances, refusals, tensors  # noqa: F401  (each registers its ways)
+from . import arrays, cells, classes, functions, handles, instances, refusals, tensors, widgets  # noqa: F401  (each registers its ways)
 from .capture import Capture, capture
+from .recomputable import marks
 from .refusals import Lost
 from .restore import Restored, restore
 from .seen import Seen
 
-__all__ = ["Capture", "Lost", "Restored", "Seen", "capture", "restore"]
+__all__ = ["Capture", "Lost", "Restored", "Seen", "capture", "marks", "restore"]

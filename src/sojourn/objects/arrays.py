@@ -12,7 +12,7 @@ import pickle
 import sys
 from typing import Any
 
-from .graph import OUT_OF_BAND_BYTES, CannotTravel, Grapher, Reduction, derives_from, family
+from .graph import OUT_OF_BAND_BYTES, CannotTravel, Grapher, Reduction, descent, family
 
 
 def _is_numpy(name: str) -> Any:
@@ -138,14 +138,7 @@ def fill_own_array(array: Any, state: tuple[Any, dict[str, Any]]) -> None:
     vars(array).update(state[1])
 
 
-_PANDAS = (
-    "pandas._libs.internals.Block",
-    "pandas.core.indexes.base.Index",
-    "pandas.core.arrays.base.ExtensionArray",
-)
-
-
-@family(derives_from(*_PANDAS))
+@descent("pandas._libs.internals.Block", "pandas.core.indexes.base.Index", "pandas.core.arrays.base.ExtensionArray")
 def reduce_of_pandas(graph: Grapher, value: Any) -> Reduction:
     held = (getattr(value, name, None) for name in ("values", "_data", "_ndarray", "_mask", "_codes"))
     graph.memory.apart.update(id(each) for each in held if each is not None)

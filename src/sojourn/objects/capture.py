@@ -12,11 +12,12 @@ from functools import partial
 from importlib.util import MAGIC_NUMBER
 from typing import IO, Any
 
-from . import arrays, carriers, history
+from . import arrays, carriers, history, widgets
+from .beside import running_beside
 from .components import Roots, components
 from .diagnosis import lost_among
 from .graph import OUT_OF_BAND_BYTES, Grapher, Memory, deeply, without_collecting
-from .refusals import Lost, running_beside
+from .refusals import Lost
 from .seen import Seen, key_of
 from .stream import HASH, Spool, Writer, digest
 
@@ -134,7 +135,7 @@ def capture(namespace: dict[str, Any], *, since: Seen | None = None, leave: Coll
     users = {name: value for name, value in history.roots(namespace).items() if name not in leave}
     early, none_of = carriers.take(namespace, early=True)
     late, nor_of = carriers.take(namespace, early=False)
-    made.lost += none_of + nor_of
+    made.lost += none_of + nor_of + widgets.stranded(namespace)
     with without_collecting():
         add(made, namespace, early)
         roots = {**users, **late}
@@ -148,8 +149,8 @@ def capture(namespace: dict[str, Any], *, since: Seen | None = None, leave: Coll
     return made
 
 
-def add(made: Capture, home: dict[str, Any], roots: Roots) -> None:
-    """Make a component of those roots that can travel; the others are lost."""
+def add(made: Capture, home: dict[str, Any], roots: Roots) -> Grapher:
+    """Make a component of those roots that can travel; the others are lost. Its memo has what was met, in order."""
     memory, deep = Memory(), False
     while True:
         component = Component(tuple(roots), Spool())
@@ -171,6 +172,7 @@ def add(made: Capture, home: dict[str, Any], roots: Roots) -> None:
         made.notes += [note for note in grapher.notes if note not in made.notes]
         made.modules.update(_versions(grapher.modules))
         made.code_files |= grapher.code_files
+    return grapher
 
 
 def _dump(grapher: Grapher, roots: Roots) -> tuple[str, Exception] | None:
@@ -187,7 +189,7 @@ def _dump(grapher: Grapher, roots: Roots) -> tuple[str, Exception] | None:
 def leave_out(made: Capture, since: Seen) -> None:
     """Send neither components nor buffers that the other end has."""
     if since.buffers:
-        _hash([buffer for component in made.components for buffer in component.buffers])
+        hash_buffers([buffer for component in made.components for buffer in component.buffers])
     for component in made.components:
         for buffer in component.buffers:
             buffer.sent = buffer.digest not in since.buffers
@@ -198,7 +200,8 @@ def leave_out(made: Capture, since: Seen) -> None:
     made.gone = tuple({name for names in since.components for name in names} - {*made.names})
 
 
-def _hash(buffers: list[Buffer]) -> None:
+def hash_buffers(buffers: list[Buffer]) -> None:
+    """Tell them their digests, before they are written."""
     with ThreadPoolExecutor() as several:
         for buffer, found in zip(buffers, several.map(lambda each: digest(each.view), buffers), strict=True):
             buffer.digest = found.hex()

@@ -6,21 +6,24 @@ interpreter it finds itself in. It is asked only where its module is loaded. To 
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
+import io
 import linecache
 import locale
 import os
+import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
-from .graph import importable
-from .history import shell_of
+from .beside import handlers, travels
+from .graph import PROTOCOL, importable
 from .refusals import Lost
 
 Take = Callable[[], Any]
@@ -38,14 +41,16 @@ class Carrier:
     """To the namespace, the state that was taken. Raises what can't be had here, with a message for the user."""
     early: bool = False
     """Given before the graphs are built, which may need it to find their modules."""
+    always: bool = False
+    """Given also where all stands so already: then it looks what is otherwise here, and tells."""
 
 
 carriers: dict[str, Carrier] = {}
 
 
-def carry(name: str, module: str, take: Take, give: Give, early: bool = False) -> None:
+def carry(name: str, module: str, take: Take, give: Give, early: bool = False, always: bool = False) -> None:
     """Register a carrier that needs no namespace."""
-    carriers[name] = Carrier(name, module, lambda _: take(), lambda _, state: give(state), early)
+    carriers[name] = Carrier(name, module, lambda _: take(), lambda _, state: give(state), early, always)
 
 
 def take(namespace: dict[str, Any], early: bool) -> tuple[dict[str, Any], list[Lost]]:
@@ -71,10 +76,43 @@ def give(namespace: dict[str, Any], states: dict[str, Any], early: bool) -> list
             continue
         try:
             importlib.import_module(carrier.module)
-            carrier.give(namespace, state)
+            if carrier.always or not _stands_so(carrier, namespace, state):
+                carrier.give(namespace, state)
         except Exception as error:
             notes.append(f"{name}: {error}")
     return notes
+
+
+def _stands_so(carrier: Carrier, namespace: dict[str, Any], state: Any) -> bool:
+    """Whether all is here already as it is to be: most that can be set nobody has set, and to look is quicker."""
+    try:
+        return _exactly(state) == _exactly(carrier.take(namespace))
+    except Exception:  # what is not plain is given anew, and so is what can't be taken here
+        return False
+
+
+class _Plain(pickle.Pickler):
+    """Writes what is equal, types and all, as equal bytes; raises TypeError on more than atoms and containers."""
+
+    def reducer_override(self, value: Any) -> Any:
+        raise TypeError(f"{type(value)} is not plain")
+
+
+def _exactly(state: Any) -> bytes:
+    written = io.BytesIO()
+    plain = _Plain(written, PROTOCOL)
+    plain.fast = True
+    plain.dump(state)
+    return written.getvalue()
+
+
+_FUNCTIONS = (FunctionType, MethodType)
+"""What else there is is not even touched: IPython's magics that nobody has used yet would be loaded by it."""
+
+
+def users_own(held: dict[Any, Any], namespace: dict[str, Any]) -> dict[Any, Any]:
+    """Those functions among what is held that cells have defined."""
+    return {name: each for name, each in held.items() if type(each) in _FUNCTIONS and each.__globals__ is namespace}
 
 
 def _module(name: str) -> Any:
@@ -95,9 +133,12 @@ def _born_with() -> dict[str, str]:
 
 
 _BORN_WITH = _born_with()
+_UNCHANGED = {os.fsencode(name): os.fsencode(value) for name, value in _BORN_WITH.items()}
 
 
 def _take_variables() -> Any:
+    if getattr(os.environ, "_data", None) == _UNCHANGED:  # as the operating system has them: one comparison
+        return None
     changed = {name: value for name, value in os.environ.items() if _BORN_WITH.get(name) != value}
     gone = [name for name in _BORN_WITH if name not in os.environ]
     return (changed, gone) if changed or gone else None
@@ -167,33 +208,85 @@ carry("the locale", "locale", _take_locale, _give_locale)
 # ── the standard library ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def _take_filters() -> list[Any]:
+    """With what identifies expressions and categories that can be imported, so as to be compared."""
+    return [
+        (action, _in_text(message), _by_name(category), _in_text(module), line)
+        for action, message, category, module, line in _module("warnings").filters
+    ]
+
+
+def _in_text(expression: Any) -> Any:
+    return (expression.pattern, expression.flags) if isinstance(expression, re.Pattern) else expression
+
+
+def _by_name(category: type) -> Any:
+    return (category.__module__, category.__qualname__) if importable(category) else category
+
+
 def _give_filters(filters: list[Any]) -> None:
     warnings = _module("warnings")
-    warnings.filters[:] = filters
+    warnings.filters[:] = [
+        (action, _compiled(message), _found(category), _compiled(module), line)
+        for action, message, category, module, line in filters
+    ]
     for name in ("_filters_mutated", "_filters_mutated_lock_held"):  # the latter from Python 3.14 on
         getattr(warnings, name, lambda: None)()
 
 
-carry("warning filters", "warnings", lambda: list(_module("warnings").filters), _give_filters)
+def _compiled(text: Any) -> Any:
+    return re.compile(*text) if isinstance(text, tuple) else text
+
+
+def _found(category: Any) -> Any:
+    """The class that has this name; a class of the user's is itself."""
+    if not isinstance(category, tuple):
+        return category
+    return functools.reduce(getattr, category[1].split("."), importlib.import_module(category[0]))
+
+
+carry("warning filters", "warnings", _take_filters, _give_filters)
+
+_AS_MADE = (0, True, False)
+"""A logger's level, whether it hands on, whether it is disabled: as nobody has set them."""
 
 
 def _take_levels() -> dict[str, Any]:
     logging = _module("logging")
-    known = {"": logging.root, **logging.root.manager.loggerDict}
-    loggers = {name: each for name, each in known.items() if isinstance(each, logging.Logger)}
-    levels = {name: (each.level, each.propagate, each.disabled) for name, each in loggers.items()}
-    return {"levels": levels, "disable": logging.root.manager.disable, "names": logging._levelToName}
+    set_, plain = {"": _levels(logging.root)}, []
+    for name, each in list(logging.root.manager.loggerDict.items()):
+        if isinstance(each, logging.Logger):
+            levels = _levels(each)
+            if levels == _AS_MADE:
+                plain.append(name)
+            else:
+                set_[name] = levels
+    names = dict(logging._levelToName)
+    return {"set": set_, "plain": plain, "disable": logging.root.manager.disable, "names": names}
+
+
+def _levels(logger: Any) -> tuple[int, bool, bool]:
+    return logger.level, logger.propagate, logger.disabled
 
 
 def _give_levels(state: dict[str, Any]) -> None:
     logging = _module("logging")
-    for name, (level, propagate, disabled) in state["levels"].items():
-        logger = logging.getLogger(name) if name else logging.root
-        logger.setLevel(level)
-        logger.propagate, logger.disabled = propagate, disabled
-    logging.disable(state["disable"])
-    for level, name in state["names"].items():
+    for name, levels in state["set"].items():
+        _set_levels(logging.getLogger(name) if name else logging.root, levels)
+    for name in state["plain"]:  # those that are not there yet will be so
+        logger = logging.root.manager.loggerDict.get(name)
+        if isinstance(logger, logging.Logger):
+            _set_levels(logger, _AS_MADE)
+    if logging.root.manager.disable != state["disable"]:
+        logging.disable(state["disable"])
+    for level, name in state["names"].items() - logging._levelToName.items():
         logging.addLevelName(level, name)
+
+
+def _set_levels(logger: Any, levels: tuple[int, bool, bool]) -> None:
+    if _levels(logger) != levels:
+        logger.setLevel(levels[0])
+        logger.propagate, logger.disabled = levels[1:]
 
 
 def _take_handlers(namespace: dict[str, Any]) -> dict[str, list[Any]]:
@@ -212,7 +305,24 @@ def _give_handlers(namespace: dict[str, Any], handlers: dict[str, list[Any]]) ->
 
 carry("logging levels", "logging", _take_levels, _give_levels)
 carriers["log handlers"] = Carrier("log handlers", "logging", _take_handlers, _give_handlers)
-carry("decimal context", "decimal", lambda: _module("decimal").getcontext(), lambda c: _module("decimal").setcontext(c))
+
+
+def _take_context() -> dict[str, Any]:
+    context = _module("decimal").getcontext()
+    state = {name: getattr(context, name) for name in _CONTEXT}
+    signals = {name: [each.__name__ for each, on in getattr(context, name).items() if on] for name in _SIGNALS}
+    return {**state, **signals}
+
+
+def _give_context(state: dict[str, Any]) -> None:
+    decimal = _module("decimal")
+    signals = {name: [getattr(decimal, each) for each in state[name]] for name in _SIGNALS}
+    decimal.setcontext(decimal.Context(**{name: state[name] for name in _CONTEXT}, **signals))
+
+
+_CONTEXT = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+_SIGNALS = ("flags", "traps")
+carry("decimal context", "decimal", _take_context, _give_context)
 carry(
     "sockets' default timeout",
     "socket",
@@ -241,7 +351,7 @@ carry("csv's dialects and limit", "csv", _take_csv, _give_csv)
 
 
 def _take_reducers(namespace: dict[str, Any]) -> Any:
-    return _users_own(_module("copyreg").dispatch_table, namespace) or None
+    return users_own(_module("copyreg").dispatch_table, namespace) or None
 
 
 def _give_reducers(namespace: dict[str, Any], reducers: dict[type, Any]) -> None:
@@ -253,14 +363,11 @@ carry("random state", "random", lambda: _module("random").getstate(), lambda sta
 
 
 def _take_signals(namespace: dict[str, Any]) -> Any:
-    signal = _module("signal")
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    users = {int(n): h for n, h in handlers.items() if getattr(h, "__globals__", None) is namespace}
-    return users or None
+    return {number: each for number, each in handlers().items() if travels(each, namespace)} or None
 
 
-def _give_signals(namespace: dict[str, Any], handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
+def _give_signals(namespace: dict[str, Any], found: dict[int, Any]) -> None:
+    for number, handler in found.items():
         _module("signal").signal(number, handler)
 
 
@@ -286,11 +393,19 @@ carry(
 
 def _take_pandas() -> Any:
     config = importlib.import_module("pandas._config.config")
-    options = {
-        name: config.get_option(name) for name in set(config._registered_options) - set(config._deprecated_options)
-    }
-    changed = {n: value for n, value in options.items() if not _same(value, config._registered_options[n].defval)}
+    known, deprecated = config._registered_options, config._deprecated_options
+    options = _flat(config._global_config)
+    changed = {n: v for n, v in options if n not in deprecated and n in known and not _same(v, known[n].defval)}
     return changed or None
+
+
+def _flat(options: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries: `display.precision` and 6."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield path + name, value
 
 
 def _same(one: object, other: object) -> bool:
@@ -308,7 +423,7 @@ carry("pandas' options", "pandas", _take_pandas, _give_pandas)
 def _take_parameters() -> Any:
     matplotlib = _module("matplotlib")
     params, defaults = matplotlib.rcParams, matplotlib.rcParamsDefault
-    changed = {name: dict.get(params, name) for name in params if dict.get(params, name) != defaults.get(name)}
+    changed = {name: value for name, value in dict.items(params) if value != dict.get(defaults, name)}
     changed.pop("backend", None)
     return changed or None
 
@@ -320,15 +435,28 @@ def _give_parameters(changed: dict[str, Any]) -> None:
 carry("matplotlib's rcParams", "matplotlib", _take_parameters, _give_parameters)
 
 
+def _take_backend() -> Any:
+    """Once there is one: until then, whoever makes the first figure chooses."""
+    return _module("matplotlib").get_backend() if getattr(_module("matplotlib.pyplot"), "_backend_mod", None) else None
+
+
+def _give_backend(name: str) -> None:
+    _module("matplotlib.pyplot").switch_backend(name)
+
+
+carry("matplotlib's backend", "matplotlib.pyplot", _take_backend, _give_backend)
+
+
 def _take_torch() -> dict[str, Any]:
     torch = _module("torch")
-    return {"state": torch.get_rng_state(), "dtype": torch.get_default_dtype(), "gradients": torch.is_grad_enabled()}
+    numbers = torch.get_rng_state().numpy().tobytes()
+    return {"state": numbers, "dtype": str(torch.get_default_dtype()), "gradients": torch.is_grad_enabled()}
 
 
 def _give_torch(state: dict[str, Any]) -> None:
     torch = _module("torch")
-    torch.set_rng_state(state["state"])
-    torch.set_default_dtype(state["dtype"])
+    torch.set_rng_state(torch.frombuffer(bytearray(state["state"]), dtype=torch.uint8))
+    torch.set_default_dtype(getattr(torch, state["dtype"].partition(".")[2]))
     torch.set_grad_enabled(state["gradients"])
 
 
@@ -356,133 +484,6 @@ carry(
     lambda: _module("polars").Config.save(),
     lambda settings: _module("polars").Config.load(settings),
 )
-
-
-# ── IPython ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _take_shell(namespace: dict[str, Any]) -> Any:
-    shell = shell_of(namespace)
-    if shell is None:
-        return None
-    printers = {kind: each.type_printers for kind, each in shell.display_formatter.formatters.items()}
-    return {
-        "extensions": sorted(shell.extension_manager.loaded),
-        "aliases": list(shell.alias_manager.aliases),
-        "interactivity": shell.ast_node_interactivity,
-        "precision": shell.display_formatter.formatters["text/plain"].float_precision,
-        "magics": {kind: _users_own(each, namespace) for kind, each in shell.magics_manager.magics.items()},
-        "printers": {kind: _users_own(each, namespace) for kind, each in printers.items()},
-        "callbacks": {event: _own(each, namespace) for event, each in shell.events.callbacks.items()},
-    }
-
-
-def _own(functions: Iterable[Any], namespace: dict[str, Any]) -> list[Any]:
-    return [each for each in functions if getattr(each, "__globals__", None) is namespace]
-
-
-def _users_own(held: dict[Any, Any], namespace: dict[str, Any]) -> dict[Any, Any]:
-    return {name: each for name, each in held.items() if _own([each], namespace)}
-
-
-def _give_shell(namespace: dict[str, Any], state: dict[str, Any]) -> None:
-    shell = shell_of(namespace)
-    if shell is None:
-        return
-    for extension in state["extensions"]:
-        shell.extension_manager.load_extension(extension)
-    for alias in state["aliases"]:
-        shell.alias_manager.soft_define_alias(*alias)
-    shell.ast_node_interactivity = state["interactivity"]
-    formatters = shell.display_formatter.formatters
-    formatters["text/plain"].float_precision = state["precision"]
-    for kind, magics in state["magics"].items():
-        shell.magics_manager.magics[kind].update(magics)
-    for kind, printers in state["printers"].items():
-        formatters[kind].type_printers.update(printers)
-    for event, callbacks in state["callbacks"].items():
-        shell.events.callbacks[event] += callbacks
-
-
-carriers["settings of IPython"] = Carrier("settings of IPython", "IPython", _take_shell, _give_shell)
-
-
-# ── what cells have done to modules ──────────────────────────────────────────────────────────────────────────
-
-_IMPORT = re.compile(r"(?:^|;)\s*(?:import|from)\s+([\w., ]+)", re.MULTILINE)
-_ASSIGNMENT = re.compile(r"(?:^|;)\s*([A-Za-z_][\w.]*)\.(\w+)\s*=[^=]", re.MULTILINE)
-
-
-def _cells(namespace: dict[str, Any]) -> str:
-    cells = namespace.get("In")
-    return "\n".join(map(str, cells)) if isinstance(cells, list) else ""
-
-
-def _take_imports(namespace: dict[str, Any]) -> Any:
-    """Parts of packages: `import scipy.stats` makes `scipy.stats` be there for whoever has `scipy`."""
-    return sorted(name for name in _imported(namespace) if "." in name) or None
-
-
-def _imported(namespace: dict[str, Any]) -> set[str]:
-    """The modules that cells have imported."""
-    named = (each.strip() for group in _IMPORT.findall(_cells(namespace)) for each in group.split(","))
-    return {name.split()[0] for name in named if name} & sys.modules.keys()
-
-
-def _give_imports(namespace: dict[str, Any], names: list[str]) -> None:
-    for name in names:
-        importlib.import_module(name)
-
-
-def _take_patches(namespace: dict[str, Any]) -> Any:
-    """What cells have set in modules and in classes that are imported: `pd.DataFrame.total = total`."""
-    patches = []
-    for owner_path, name in dict.fromkeys(_ASSIGNMENT.findall(_cells(namespace))):
-        owner = _resolve(owner_path.split("."), namespace)
-        if isinstance(owner, ModuleType) or (isinstance(owner, type) and importable(owner)):
-            patches += [(owner, name, vars(owner)[name])] if name in vars(owner) else []
-    return patches or None
-
-
-def _resolve(path: list[str], namespace: dict[str, Any]) -> Any:
-    found = namespace.get(path[0])
-    for name in path[1:]:
-        found = vars(found).get(name) if isinstance(found, ModuleType | type) else None
-    return found
-
-
-def _give_patches(namespace: dict[str, Any], patches: list[tuple[Any, str, Any]]) -> None:
-    for owner, name, value in patches:
-        setattr(owner, name, value)
-
-
-carriers["imported parts of packages"] = Carrier("imported parts of packages", "sys", _take_imports, _give_imports)
-carriers["changes to modules"] = Carrier("changes to modules", "sys", _take_patches, _give_patches)
-
-
-def _take_modules(namespace: dict[str, Any]) -> Any:
-    """What modules that lie beside the notebook hold: they are the user's own, and cells change them."""
-    here = Path.cwd()
-    own = {name: sys.modules[name] for name in _imported(namespace) if _lies_below(sys.modules[name], here)}
-    return {name: _data(module) for name, module in own.items()} or None
-
-
-def _lies_below(module: Any, folder: Path) -> bool:
-    file = Path(getattr(module, "__file__", None) or "/")
-    return file.is_relative_to(folder) and not any(map(file.is_relative_to, (sys.prefix, sys.base_prefix)))
-
-
-def _data(module: ModuleType) -> dict[str, Any]:
-    code = (ModuleType, FunctionType, type)
-    return {n: value for n, value in vars(module).items() if not (n.startswith("__") or isinstance(value, code))}
-
-
-def _give_modules(namespace: dict[str, Any], states: dict[str, dict[str, Any]]) -> None:
-    for name, state in states.items():
-        vars(importlib.import_module(name)).update(state)
-
-
-carriers["modules beside the notebook"] = Carrier("modules beside the notebook", "sys", _take_modules, _give_modules)
 
 
 # ── the sources of cells, for tracebacks and `inspect.getsource` ─────────────────────────────────────────────

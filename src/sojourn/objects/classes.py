@@ -18,7 +18,7 @@ from typing import Any
 from .graph import CannotTravel, Grapher, Reduction, family, importable, ways
 
 _SINGLETONS = (type(None), type(...), type(NotImplemented))
-_HEAP_TYPE = 1 << 9
+HEAP_TYPE = 1 << 9
 """Py_TPFLAGS_HEAPTYPE: the class was made while the program ran."""
 _MADE_FIRST = ("__module__", "__qualname__", "__slots__", "__orig_bases__")
 _MADE_ANEW = ("__dict__", "__weakref__", "__module__", "__slots__", "_abc_impl")
@@ -32,12 +32,12 @@ def reduce_class(graph: Grapher, found: type) -> Reduction:
     if importable(found):
         graph.modules.add(found.__module__)
         return NotImplemented
-    if not found.__flags__ & _HEAP_TYPE:
+    if not found.__flags__ & HEAP_TYPE:
         return _nameless(found)
     if issubclass(found, enum.Enum) and found.__members__:
         return make_enum, _enum_arguments(found), (_enum_state(found), []), None, None, fill_enum
     arguments = (type(found), found.__name__, found.__bases__, _beginning(found))
-    return make_class, arguments, (_state(found), _registry(found)), None, None, fill_class
+    return make_class, arguments, (class_state(found), _registry(found)), None, None, fill_class
 
 
 def _nameless(found: type) -> Reduction:
@@ -53,7 +53,8 @@ def _beginning(found: type) -> dict[str, Any]:
     return {name: held[name] for name in _MADE_FIRST if name in held}
 
 
-def _state(found: type) -> dict[str, Any]:
+def class_state(found: type) -> dict[str, Any]:
+    """What it holds, without what is made with every class."""
     return {name: value for name, value in vars(found).items() if name not in _MADE_ANEW and not _is_slot(found, value)}
 
 
@@ -114,7 +115,7 @@ def _enum_arguments(found: type[enum.Enum]) -> tuple[Any, ...]:
 def _enum_state(found: type[enum.Enum]) -> dict[str, Any]:
     members = found.__members__
     made = {*_ENUM_MAKES, *members}
-    state = {name: value for name, value in _state(found).items() if name not in made and not _redirects(value)}
+    state = {name: value for name, value in class_state(found).items() if name not in made and not _redirects(value)}
     state["members"] = {name: vars(member) for name, member in members.items() if member._name_ == name}
     return state
 

@@ -48,17 +48,52 @@ def _said(value: object, error: Exception) -> str:
     return f"{kind.__module__}.{kind.__qualname__}: {error}"
 
 
+def refuses(home: dict[str, Any], root: object) -> Exception | None:
+    """What is said where something in `root` can't travel."""
+    return _refusal(_quick(home), root)
+
+
+def _quick(home: dict[str, Any]) -> Grapher:
+    grapher = Grapher(_Nowhere(), home, lambda buffer: True)
+    grapher.begin()
+    return grapher
+
+
+def _refusal(grapher: Grapher, root: object) -> Exception | None:
+    try:
+        grapher.dump(root)
+    except RecursionError:
+        return _deep_refusal(grapher, root)
+    except Exception as refusal:
+        return refusal
+    return None
+
+
+def _deep_refusal(grapher: Grapher, root: object) -> Exception | None:
+    try:
+        deeply(partial(grapher.dump, root))
+    except Exception as refusal:
+        return refusal
+    return None
+
+
+def _explained(home: dict[str, Any], root: object, refusal: Exception) -> Exception:
+    """Which object it is that refuses, if that was not said: to ask each is slow."""
+    if isinstance(refusal, CannotTravel):
+        return refusal
+    return _deep_refusal(_Prober(home), root) or refusal
+
+
 def lost_among(home: dict[str, Any], roots: dict[str, Any], first: str, error: Exception) -> list[Lost]:
     """All that can't travel among `roots`, of which `first` is known; those before it can."""
     names = list(roots)
     lost = []
-    prober = _Prober(home)
+    grapher = _quick(home)
     for name in names[names.index(first) :]:
-        try:
-            deeply(partial(prober.dump, roots[name]))
-        except Exception as refusal:
-            lost.append(_lost(home, name, roots[name], refusal))
-            prober = _Prober(home)
+        refusal = _refusal(grapher, roots[name])
+        if refusal is not None:
+            lost.append(_lost(home, name, roots[name], _explained(home, roots[name], refusal)))
+            grapher = _quick(home)
     return lost or [Lost(first, first, str(error))]
 
 

@@ -8,6 +8,7 @@ there, the namespace into which it is restored.
 from __future__ import annotations
 
 import builtins
+import functools
 import gc
 import io
 import os
@@ -24,6 +25,8 @@ PROTOCOL = 5
 OUT_OF_BAND_BYTES = 1 << 16
 """Buffers from this size on travel beside the graph."""
 _KNOWN = "known to both ends"
+_MEMOIZE_A_BUFFER = b"\x97\x940"
+"""NEXT_BUFFER, MEMOIZE, POP: a buffer may be any object, so this is how an unpickler is told what it knows."""
 _DEEP, _DEEP_STACK_BYTES = 1_000_000, 512 << 20
 Result = TypeVar("Result")
 
@@ -32,14 +35,11 @@ Reduction = Any
 Way = Callable[["Grapher", Any], Reduction]
 ways: dict[type, Way] = {}
 """How to reduce objects of exactly this type."""
+descents: dict[str, Way] = {}
+"""How to reduce objects whose type derives from the one of this name: `module.qualname`, so that nothing is imported
+for it. The nearest ancestor's counts."""
 families: list[tuple[Callable[[type], bool], Way]] = []
-"""How to reduce objects whose type is like this; asked once for each type, in this order."""
-
-
-def derives_from(*names: str) -> Callable[[type], bool]:
-    """Whether a type is one of these or derives from one: `module.qualname`, so that nothing is imported for it."""
-    wanted = set(names)
-    return lambda kind: any(f"{base.__module__}.{base.__qualname__}" in wanted for base in kind.__mro__)
+"""How to reduce objects whose type is like this; asked last, once for each type, in this order."""
 
 
 class CannotTravel(pickle.PicklingError):
@@ -61,11 +61,21 @@ def way(*types: type) -> Callable[[Way], Way]:
     return register
 
 
-def family(like: Callable[[type], bool], before_others: bool = False) -> Callable[[Way], Way]:
+def descent(*names: str) -> Callable[[Way], Way]:
+    """Register how objects are reduced whose type is, or derives from, one of these: `module.qualname`."""
+
+    def register(reduce: Way) -> Way:
+        descents.update(dict.fromkeys(names, reduce))
+        return reduce
+
+    return register
+
+
+def family(like: Callable[[type], bool]) -> Callable[[Way], Way]:
     """Register how objects are reduced whose type is `like` this."""
 
     def register(reduce: Way) -> Way:
-        families.insert(0 if before_others else len(families), (like, reduce))
+        families.append((like, reduce))
         return reduce
 
     return register
@@ -86,6 +96,7 @@ def _is_the_users(stream: object) -> bool:
     return isinstance(stream, io.StringIO | io.BytesIO) or type(stream).__module__ == "__main__"
 
 
+@functools.cache
 def prologue(count: int) -> bytes:
     """A pickle that memoizes what is known, and is None."""
     references = "".join(f"c{_KNOWN}\n{index}\n\x940" for index in range(count))
@@ -152,6 +163,15 @@ class Grapher(pickle.Pickler):
         memo = {id(value): (index, value) for index, value in enumerate(self._known) if value is not None}
         self.memo = memo if len(memo) == len(self._known) else _padded(memo, len(self._known))
 
+    def know(self, values: list[Any]) -> None:
+        """Both ends have these as well, in this order: a Builder that is given them before its buffers."""
+        self._file.write(_MEMOIZE_A_BUFFER * len(values) + b"N.")
+        memo = self.memo.copy()
+        count = len(memo) + len(values)
+        for number, value in enumerate(values, start=len(memo)):
+            memo.setdefault(id(value), (number, value))
+        self.memo = _padded(memo, count)
+
     def reducer_override(self, value: Any) -> Reduction:
         kind = type(value)
         try:
@@ -162,15 +182,17 @@ class Grapher(pickle.Pickler):
 
     def _way(self, kind: type) -> Way | None:
         found = ways.get(kind)
-        if found is not None:
-            return found
-        return next((reduce for like, reduce in families if like(kind)), None)
+        for base in () if found is not None else kind.__mro__[:-1]:
+            found = descents.get(f"{base.__module__}.{base.__qualname__}")
+            if found is not None:
+                break
+        return found or next((reduce for like, reduce in families if like(kind)), None)
 
 
 def _padded(memo: dict[int, Any], count: int) -> dict[int, Any]:
     """New entries are numbered by the memo's length: what is known twice, or not at all, takes a place too."""
     fill = [object() for _ in range(count - len(memo))]
-    return {**memo, **{id(value): (count, value) for value in fill}}
+    return {**memo, **{id(value): (0, value) for value in fill}}
 
 
 class Builder(pickle.Unpickler):
@@ -201,7 +223,10 @@ def importable(value: Any, name: str = "") -> bool:
 
 
 def _holder(value: Any) -> str | None:
-    """Where pickle would look for an object that doesn't say where it is from."""
+    """Where pickle would look for an object that doesn't say where it is from. A method that is bound to an object is
+    nowhere: looking for it takes long, and modules that make up what they are asked for may raise anything."""
+    if not isinstance(getattr(value, "__self__", None), ModuleType | type | None):
+        return None
     return pickle.whichmodule(value, getattr(value, "__qualname__", value.__name__))  # type: ignore[attr-defined, no-any-return]
 
 

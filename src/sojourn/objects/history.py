@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from types import CodeType
 from typing import Any
 
 from .reads import writes
@@ -97,14 +98,26 @@ def _put_inputs(shell: Any, kept: dict[str, Any]) -> None:
         _put_hidden(shell, f"_i{number}", source)
 
 
+def cells(namespace: dict[str, Any]) -> list[str]:
+    """The sources of the cells that have run, by their numbers; the first is none."""
+    found: Any = namespace.get("In")
+    return found if isinstance(found, list) else []
+
+
 def cell_of(namespace: dict[str, Any], name: str) -> int:
     """The last cell that assigned the name; 0 if none did, or nothing is known of cells."""
-    cells: Any = namespace.get("In")
+    sources = cells(namespace)
     word = re.compile(rf"\b{re.escape(name)}\b")
-    for number in range(len(cells) - 1, 0, -1) if isinstance(cells, list) else ():
-        if word.search(cells[number]) and name in _assigned(cells[number]):
+    for number in range(len(sources) - 1, 0, -1):
+        if word.search(sources[number]) and name in _assigned(sources[number]):
             return number
     return 0
+
+
+def cell_of_code(namespace: dict[str, Any], code: CodeType) -> int:
+    """The cell in which a function was defined; 0 if that is not known. IPython keeps which file stands for which."""
+    files = getattr(getattr(shell_of(namespace), "compile", None), "_filename_map", {})
+    return int(files.get(code.co_filename, 0))
 
 
 def _assigned(source: str) -> set[str]:

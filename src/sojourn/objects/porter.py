@@ -20,6 +20,8 @@ from sojourn.errors import Busy, Invalid, MoveFailed, SojournError
 
 from . import kernel_state
 from .capture import Capture, capture
+from .recomputable import marks
+from .refusals import Lost
 from .restore import restore
 
 PATIENCE_SECONDS = 2.0
@@ -163,13 +165,13 @@ class Porter:
         state = kernel_state.take(self._kernel)
         namespace = self._kernel.shell.user_ns
         leave = [name for name in may_lose if name in namespace]
-        captured = capture(namespace, leave=leave)
+        captured, marked = capture(namespace, leave=leave), marks(namespace)
         luggage = {
             "names": len(set(captured.names) & namespace.keys()),
             "size_bytes": _size(captured),
             "lost": [
-                *({"name": lost.name, "path": lost.path, "why": lost.why} for lost in captured.lost),
-                *({"name": name, "path": name, "why": "left behind, as asked"} for name in leave),
+                *(_told(lost, given_up=lost.name in marked) for lost in captured.lost),
+                *(_told(Lost(name, name, "left behind, as asked"), given_up=True) for name in leave),
             ],
             "notes": captured.notes,
             "python": ".".join(platform.python_version_tuple()[:2]),
@@ -218,6 +220,10 @@ def _size(captured: Capture) -> int:
         component.graph.bytes + sum(buffer.view.nbytes for buffer in component.buffers)
         for component in captured.components
     )
+
+
+def _told(lost: Lost, given_up: bool) -> dict[str, Any]:
+    return {"name": lost.name, "path": lost.path, "why": lost.why, "given_up": given_up}
 
 
 def _say(line: Line, **message: Any) -> None:

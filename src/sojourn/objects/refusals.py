@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import CannotTravel, Grapher, Reduction, derives_from, family, way
+from .graph import CannotTravel, Grapher, Reduction, descent, way
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ _REFUSED = {
     "an asyncio task or future": ("_asyncio.Future", "asyncio.futures.Future"),
     "a memory map": ("mmap.mmap",),
     "a connection to a database": ("sqlite3.Connection", "sqlite3.Cursor"),
-    "a widget, which its views in the browser know": ("ipywidgets.widgets.widget.Widget",),
     "a context variable": ("_contextvars.ContextVar", "_contextvars.Token", "_contextvars.Context"),
 }
 
@@ -47,7 +44,7 @@ def _refuse(why: str) -> Callable[[Grapher, Any], Reduction]:
 
 
 for _why, _names in _REFUSED.items():
-    family(derives_from(*_names), before_others=True)(_refuse(_why))
+    descent(*_names)(_refuse(_why))
 
 _RUNNING = {
     types.GeneratorType: ("a running generator", "gi_frame"),
@@ -65,24 +62,3 @@ def reduce_running(graph: Grapher, value: Any) -> Reduction:
 @way(types.FrameType, types.TracebackType)
 def reduce_frame(graph: Grapher, value: Any) -> Reduction:
     raise CannotTravel(value, f"a {type(value).__name__}")
-
-
-# ── what runs beside the cells, and no name leads to ─────────────────────────────────────────────────────────
-
-
-def running_beside(home: dict[str, Any]) -> Iterator[Lost]:
-    """Threads and asyncio tasks that run functions of the namespace."""
-    for thread in threading.enumerate():
-        target = getattr(thread, "_target", None)
-        if type(thread).__module__ == "__main__" or getattr(target, "__globals__", None) is home:
-            yield Lost(f'thread "{thread.name}"', f'thread "{thread.name}"', "a running thread")
-    for task in _tasks():
-        frame = getattr(task.get_coro(), "cr_frame", None)
-        if frame is not None and frame.f_globals is home:
-            yield Lost(f'task "{task.get_name()}"', f'task "{task.get_name()}"', "a running asyncio task")
-
-
-def _tasks() -> set[Any]:
-    asyncio = sys.modules.get("asyncio")
-    loop = asyncio and asyncio._get_running_loop()
-    return asyncio.all_tasks(loop) if asyncio and loop else set()

@@ -43,12 +43,11 @@ def restore(file: IO[bytes], namespace: dict[str, Any], *, seen: Seen | None = N
         here = ".".join(map(str, sys.version_info[:3]))
         raise Incompatible(f"the objects come from Python {header['python']}; here is {here}", "use the same Python")
     arrival = _Arrival(reader, namespace, seen or Seen())
-    before, _ = carriers.take(namespace, early=True)
     try:
         with without_collecting():
             arrival.build(header)
     except BaseException:
-        carriers.give(namespace, before, early=True)
+        carriers.give(namespace, arrival.circumstances, early=True)
         raise
     states = {name: arrival.found.pop(name) for name in list(arrival.found) if name in carriers.carriers}
     history.take_away(header["gone"], namespace)
@@ -66,6 +65,8 @@ class _Arrival:
         self.kept: list[str] = []
         self.notes: list[str] = []
         self.seen = Seen()
+        self.circumstances: Roots = {}
+        """What the first component has changed here, as it was."""
         self._reader = reader
         self._namespace = namespace
         self._before = before
@@ -76,14 +77,15 @@ class _Arrival:
         for index, described in enumerate(header["components"]):
             found = self._component(described)
             if index == 0:
+                self.circumstances, _ = carriers.take(self._namespace, early=True)
                 self.notes += carriers.give(self._namespace, found, early=True)
-                _require(header["modules"])
+                require(header["modules"])
             else:
                 self.found.update(found)
 
     def _keep(self, components: list[dict[str, Any]]) -> None:
         """What the sender left out because it is here already."""
-        here = history.roots(self._namespace).keys() | carriers.carriers.keys()
+        here = history.roots(self._namespace).keys() | carriers.carriers.keys() if components else set()
         for each in components:
             names = tuple(each["names"])
             if self._before.components.get(names) != each["key"] or not here >= set(names):
@@ -99,7 +101,7 @@ class _Arrival:
         with self._reader.graph(described["graph"], what) as (graph, graph_digest):
             builder = Builder(graph, self._namespace, [buffer for buffer, _ in buffers])
             builder.begin()
-            found = {name: _load(builder, name) for name in names}
+            found = {name: load(builder, name) for name in names}
         self.seen.components[names] = key_of(graph_digest, [buffer_digest for _, buffer_digest in buffers])
         return found
 
@@ -107,28 +109,33 @@ class _Arrival:
         """It and its digest: from the stream, or what lies here already."""
         known = described["have"]
         if known:
-            return self._lying_here(known, what), known
+            return self._lying_here(known, described, what), known
         buffer, room = arrays.room(described["array"], described["bytes"])
         found = self._reader.into(room, f"a buffer of {what}")
         self.seen.buffers[found] = room
         return buffer, found
 
-    def _lying_here(self, known: str, what: str) -> Any:
+    def _lying_here(self, known: str, described: dict[str, Any], what: str) -> Any:
+        """The first that needs it gets it as it lies; arrays that are merely equal must not become one."""
         view = self._before.buffers.get(known)
         if view is None:
             raise Damaged(f"a buffer of {what} is not here any more as the sender believes", "send everything")
-        self.seen.buffers[known] = view
-        return arrays.again(view)
+        if known not in self.seen.buffers:
+            self.seen.buffers[known] = view
+            return arrays.again(view)
+        buffer, room = arrays.room(described["array"], described["bytes"])
+        room[:] = memoryview(view).cast("B")
+        return buffer
 
 
-def _load(builder: Builder, name: str) -> Any:
+def load(builder: Builder, name: str) -> Any:
     try:
         return builder.load()
     except Exception as error:
         raise MoveFailed(f"{name} can't be built here: {type(error).__name__}: {error}", "leave it behind") from error
 
 
-def _require(modules: dict[str, str]) -> None:
+def require(modules: dict[str, str]) -> None:
     """Raises Incompatible where a package is missing."""
     missing = [name for name in modules if name not in sys.modules and not importlib.util.find_spec(name)]
     if missing:

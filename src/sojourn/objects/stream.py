@@ -9,7 +9,9 @@ uses before it uses it; what was cut off or altered is Damaged.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import struct
 import tempfile
@@ -23,6 +25,8 @@ from sojourn.errors import Damaged
 MAGIC = b"SOJOURN objects 1\n"
 PIECE_BYTES = 1 << 20
 """What is read and hashed at a time."""
+_LARGE_PIECE_BYTES = 8 << 20
+"""The same where several threads hash it."""
 _IN_MEMORY_BYTES = 32 << 20
 _THE_USERS_BYTES = 1 << 20
 """What pickle writes at once is a frame of hardly more than 64 KiB, or, as it is, one byte string of the user's."""
@@ -54,10 +58,14 @@ HASH = next(iter(HASHES))
 
 
 def digest(data: Any, name: str = HASH) -> bytes:
-    several = {"max_threads": -1} if name == "blake3" and len(data) >= PIECE_BYTES else {}
-    hasher = HASHES[name](**several)
+    """On as many cores as there are, where that helps."""
+    hasher = _hasher(name, 0 if len(data) >= PIECE_BYTES else 1)
     hasher.update(data)
     return bytes(hasher.digest())
+
+
+def _hasher(name: str, threads: int) -> Any:
+    return HASHES[name](max_threads=threads or -1) if name == "blake3" else HASHES[name]()
 
 
 class Spool:
@@ -67,7 +75,7 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._hasher = HASHES[HASH]()
+        self._digest = b""
         self._pieces: list[bytes | int] = []
         """In their order: what is in memory, or the length of what is next in the file."""
         self._in_memory = 0
@@ -76,7 +84,6 @@ class Spool:
 
     def write(self, data: Any) -> int:
         piece = data if type(data) is bytes else bytes(data)
-        self._hasher.update(piece)
         self.bytes += len(piece)
         if len(piece) >= _THE_USERS_BYTES:
             self._pieces.append(piece)
@@ -93,8 +100,18 @@ class Spool:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._pieces.append(self._file.write(frame))
 
+    @property
+    def in_memory(self) -> bool:
+        return self._file is None
+
     def digest(self) -> bytes:
-        return bytes(self._hasher.digest())
+        """Once nothing more is written."""
+        if not self._digest:
+            hasher = HASHES[HASH]()
+            for piece in [b"".join(self.pieces())] if self.bytes < PIECE_BYTES else self.pieces():
+                hasher.update(piece)
+            self._digest = bytes(hasher.digest())
+        return self._digest
 
     def pieces(self) -> Iterator[bytes]:
         if self._file:
@@ -112,8 +129,7 @@ class Writer:
 
     def header(self, header: dict[str, Any]) -> None:
         body = _encode(header).encode()
-        self._put(MAGIC + _LENGTH.pack(len(body)) + body)
-        self._put(digest(body, "sha256"))
+        self._put(b"".join((MAGIC, _LENGTH.pack(len(body)), body, digest(body, "sha256"))))
 
     def buffer(self, data: memoryview) -> bytes:
         """Its digest."""
@@ -121,17 +137,35 @@ class Writer:
             found = digest(data)
             self._put(data)
         else:
-            with ThreadPoolExecutor(1) as aside:
-                hashed = aside.submit(digest, data)
-                self._put(data)
-                found = hashed.result()
+            found = self._in_step(data)
         self._put(found)
         return found
 
+    def _in_step(self, data: memoryview) -> bytes:
+        """Write and hash piece by piece, so that what the one has read is in the CPU's cache for the other."""
+        hasher = HASHES[HASH]()
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            hashed = self._aside.submit(hasher.update, piece)
+            self._put(piece)
+        hashed.result()
+        return bytes(hasher.digest())
+
+    @functools.cached_property
+    def _aside(self) -> ThreadPoolExecutor:
+        """Its thread ends with the writer."""
+        return ThreadPoolExecutor(1)
+
     def graph(self, spool: Spool) -> None:
+        if spool.bytes < PIECE_BYTES:
+            self._put(b"".join((*spool.pieces(), spool.digest())))
+            return
+        hashed = self._aside.submit(spool.digest)
+        if not spool.in_memory:
+            hashed.result()  # they would read the one file together
         for piece in spool.pieces():
             self._put(piece)
-        self._put(spool.digest())
+        self._put(hashed.result())
 
     def _put(self, data: Any) -> None:
         view = memoryview(data)
@@ -168,19 +202,26 @@ class Reader:
             self._fill(room)
             hasher.update(room)
         else:
-            with ThreadPoolExecutor(1) as aside:
-                for start in range(0, len(room), PIECE_BYTES):
-                    piece = room[start : start + PIECE_BYTES]
-                    self._fill(piece)
-                    hashed = aside.submit(hasher.update, piece)
+            for start in range(0, len(room), PIECE_BYTES):
+                piece = room[start : start + PIECE_BYTES]
+                self._fill(piece)
+                hashed = self._aside.submit(hasher.update, piece)
             hashed.result()
         return self._check(what, bytes(hasher.digest()))
+
+    @functools.cached_property
+    def _aside(self) -> ThreadPoolExecutor:
+        """Its thread ends with the reader, and does one thing after the other."""
+        return ThreadPoolExecutor(1)
 
     @contextmanager
     def graph(self, length: int, what: str) -> Iterator[tuple[Any, str]]:
         """The graph that comes next, checked, and its digest: where it stands in the stream, if that can go back, else
         a copy."""
-        if self._file.seekable():
+        if length <= _IN_MEMORY_BYTES:
+            graph = self._bytes(length)
+            yield io.BytesIO(graph), self._check(what, digest(graph, self._hash_name))
+        elif self._file.seekable():
             begin = self._file.tell()
             found = self._look_through(length, what, lambda piece: None)
             end = self._file.tell()
@@ -194,9 +235,9 @@ class Reader:
                 yield copy, found
 
     def _look_through(self, length: int, what: str, see: Callable[[memoryview], object]) -> str:
-        hasher = HASHES[self._hash_name]()
-        room = memoryview(bytearray(min(length, PIECE_BYTES)))
-        for start in range(0, length, PIECE_BYTES):
+        hasher = _hasher(self._hash_name, threads=0)
+        room = memoryview(bytearray(_LARGE_PIECE_BYTES))
+        for start in range(0, length, _LARGE_PIECE_BYTES):
             piece = room[: length - start]
             self._fill(piece)
             hasher.update(piece)
@@ -207,6 +248,11 @@ class Reader:
         if self._exactly(_DIGEST_BYTES) != found:
             raise Damaged(f"{what} of the stream of objects is altered", "send it again")
         return found.hex()
+
+    def _bytes(self, count: int) -> bytes:
+        """The same without a copy, where all of it can be had at once."""
+        found = self._file.read(count)
+        return found if len(found) == count else found + self._exactly(count - len(found))
 
     def _exactly(self, count: int) -> bytearray | bytes:
         room = bytearray(count)

@@ -24,7 +24,7 @@ class Walk:
 
     def __init__(self, home: dict[str, Any]) -> None:
         borders = [*known(home), *(vars(module) for module in list(sys.modules.values()) if type(module) is ModuleType)]
-        self._borders = {id(each): each for each in borders}
+        self._borders = {id(each): each for each in [*borders, *_comms()]}
         self._owner: dict[int, int] = {}
         self._held: list[Any] = []
         """What was only made to be looked at: kept, so that no other object gets its id."""
@@ -64,6 +64,11 @@ class Walk:
         return found
 
 
+def _comms() -> Iterable[Any]:
+    """The kernel's ends of what leads to browsers, and from there to all of the kernel."""
+    return list(sys.modules["comm"].get_comm_manager().comms.values()) if "comm" in sys.modules else ()
+
+
 def _parts(values: list[Any]) -> Iterator[list[Any]]:
     return (values[start : start + _AT_A_TIME] for start in range(0, len(values), _AT_A_TIME))
 
@@ -81,7 +86,7 @@ def _in_array(array: Any) -> list[Any]:
 
 
 def _in_tensor(tensor: Any) -> list[Any]:
-    return [tensor.untyped_storage()]
+    return [tensor.untyped_storage()] if hasattr(tensor, "untyped_storage") else []
 
 
 def _in_reference(reference: Any) -> list[Any]:

@@ -33,6 +33,7 @@ class Reach(SocketPipe):
         park: Callable[[Reach], None],
     ) -> None:  # fmt: skip
         super().__init__(pump, number, backlog=backlog)
+        self.backlog = backlog
         self._address = address
         self._running, self._park = running, park
         self._trying: socket.socket | None = None

@@ -14,6 +14,7 @@ from sojourn.rider.program import Spec, program_class
 from sojourn.rider.reach import Reach
 from sojourn.rider.spool import Spool
 from sojourn.rider.verbs import Verbs
+from sojourn.rider.yielding import Yielding
 from sojourn.transport.lines import LinePipe, LineSocket, decode_line
 from sojourn.transport.loop import Loop
 from sojourn.transport.pump import Pump
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Control = LineSocket | LinePipe
 
-_DO_AGENTS_ONLY = ("hang_up", "answer")
+_DO_AGENTS_ONLY = ("hang_up", "answer", "yield", "go_on")
 
 
 class Rider:
@@ -46,6 +47,7 @@ class Rider:
         self._agents: list[LineSocket] = []
         self._fronts: list[LinePipe] = []
         self._parked: list[Reach] = []
+        self._yielding = Yielding(self._fronts, self._tell_agents)
         spool = config["spool"]
         self._spool = Spool(spool["folder"], spool["memory_bytes"], spool["disk_bytes"])
         self.capture = Capture(config.get("log"))
@@ -59,6 +61,9 @@ class Rider:
             "kill": lambda _control, _message: self.program.kill(),
             "hang_up": self._do_hang_up,
             "answer": self._do_answer,
+            "yield": lambda _control, _message: self._yielding.begin(self._anchors.values()),
+            "go_on": lambda _control, _message: self._yielding.end(),
+            "yielded": lambda control, _message: self._yielding.answered(control),
             "status": lambda control, _message: control.say(self._status()),
         }
 
@@ -92,6 +97,8 @@ class Rider:
             )
         if attach.session not in (None, self._session) and attach.epoch == self.epoch:
             raise TunnelFailed(f"{self._session} lives here in epoch {self.epoch}; an agent came for {attach.session}.")
+        if attach.what == "tunnel" and attach.epoch == self.epoch:
+            self._yielding.may_attach(self._anchors.get(attach.anchor))
 
     def _attach(self, attach: Attach, connection: socket.socket, early: bytes) -> None:
         if attach.session is not None and attach.session != self._session:
@@ -120,6 +127,7 @@ class Rider:
             self._close_attached()
         if epoch > self.epoch:
             self.epoch = epoch
+            self._yielding.cease()
             for pump in self._anchors.values():
                 pump.begin_epoch(epoch)
 
@@ -132,13 +140,20 @@ class Rider:
         agent.say(self._status())
         for event in self._verbs.pending():
             agent.say(event)
+        self._yielding.tell(agent.say)
         agent.hear(early)
 
     def _pump_of(self, anchor: str) -> Pump:
         if anchor not in self._anchors:
             self._bury_forerunner(anchor)
             end = RiderEnd(self._session, anchor)
-            pump = Pump(self.loop, end, lost=lambda _reason: None, opened=lambda *stream: self._opened(pump, *stream))
+            pump = Pump(
+                self.loop,
+                end,
+                lost=lambda _reason: None,
+                agreed=lambda: self._yielding.connected(pump),
+                opened=lambda *stream: self._opened(pump, *stream),
+            )
             self._anchors[anchor] = pump
         return self._anchors[anchor]
 
@@ -186,10 +201,12 @@ class Rider:
     def _take_front(self, pump: Pump, number: int) -> None:
         def gone(_reason: str) -> None:
             self._fronts.remove(front)
+            self._yielding.left(front)
 
         front = LinePipe(pump, number, lambda line: self._heard(front, line), gone)
         self._fronts.append(front)
         front.say(self._status())
+        self._yielding.came(front)
 
     # ── the program ──────────────────────────────────────────────────────────────────────────────────────────
 

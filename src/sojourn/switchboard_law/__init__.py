@@ -17,6 +17,9 @@ stdin and everything else pass it by.
   themselves wakes nobody: facts are answered as they were last known, questions with nothing, the rest waits for
   whoever comes. What a kind of message is, and so what becomes of it, is the table `KINDS`.
 - A wake that fails is the error of the cells that wanted it; the session sleeps on.
+- Before another kernel comes in the place of this one, clients **yield**: all that they ask is held, in order and with
+  the patience of a move, and what the kernel has been asked already is waited for. So each request goes to the kernel
+  before it has yielded, or to whichever there is afterwards, and none to both.
 """
 
 from sojourn.switchboard_law.events import (
@@ -24,8 +27,10 @@ from sojourn.switchboard_law.events import (
     CellBegan,
     DebtsFound,
     Event,
+    GoneOn,
     InputCame,
     InterruptCame,
+    KernelHeard,
     MoveEnded,
     ProgramExited,
     ReplyCame,
@@ -34,6 +39,7 @@ from sojourn.switchboard_law.events import (
     ShutdownCame,
     TimePassed,
     WakeEnded,
+    YieldAsked,
 )
 from sojourn.switchboard_law.instructions import (
     Abort,
@@ -48,7 +54,9 @@ from sojourn.switchboard_law.instructions import (
     Move,
     PassInterrupt,
     PassShutdown,
+    Probe,
     Recall,
+    SayYielded,
     Tell,
     Wake,
 )
@@ -70,19 +78,23 @@ __all__ = [
     "Event",
     "Fail",
     "Forward",
+    "GoneOn",
     "InputCame",
     "Instruction",
     "InterruptCame",
+    "KernelHeard",
     "Kind",
     "Move",
     "MoveEnded",
     "PassInterrupt",
     "PassShutdown",
+    "Probe",
     "ProgramExited",
     "Recall",
     "ReplyCame",
     "Request",
     "RequestCame",
+    "SayYielded",
     "SessionChanged",
     "ShutdownCame",
     "SwitchboardLaw",
@@ -90,4 +102,5 @@ __all__ = [
     "TimePassed",
     "Wake",
     "WakeEnded",
+    "YieldAsked",
 ]

@@ -100,6 +100,22 @@ class AnswersLost:
 
 
 @dataclass(frozen=True, slots=True)
+class YieldAsked:
+    """Another kernel may come in the place of this one: nobody is to ask it anything any more. May be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelHeard:
+    """All that the kernel had to say to what it was asked before the last Probe is with the clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoneOn:
+    """Clients need not yield any longer: this kernel goes on, or another one has come after a reset (AnswersLost), and
+    it can be heard."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """A deadline of `next_deadline` may have come."""
 
@@ -117,5 +133,8 @@ Event = (
     | WakeEnded
     | DebtsFound
     | AnswersLost
+    | YieldAsked
+    | KernelHeard
+    | GoneOn
     | TimePassed
 )

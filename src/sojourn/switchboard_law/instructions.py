@@ -104,6 +104,17 @@ class Discard:
     message: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask the kernel something that changes nothing wherever it may have something to say; KernelHeard follows when
+    that is answered. A probe that is under way already counts no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SayYielded:
+    """Say to who asked for it that the kernel owes nothing, and is asked nothing."""
+
+
 Instruction = (
     Forward
     | Deliver
@@ -119,4 +130,6 @@ Instruction = (
     | ConfirmInterrupt
     | PassShutdown
     | Discard
+    | Probe
+    | SayYielded
 )

@@ -14,8 +14,10 @@ from sojourn.switchboard_law.events import (
     CellBegan,
     DebtsFound,
     Event,
+    GoneOn,
     InputCame,
     InterruptCame,
+    KernelHeard,
     MoveEnded,
     ProgramExited,
     ReplyCame,
@@ -24,6 +26,7 @@ from sojourn.switchboard_law.events import (
     ShutdownCame,
     TimePassed,
     WakeEnded,
+    YieldAsked,
 )
 from sojourn.switchboard_law.instructions import (
     Abort,
@@ -38,7 +41,9 @@ from sojourn.switchboard_law.instructions import (
     Move,
     PassInterrupt,
     PassShutdown,
+    Probe,
     Recall,
+    SayYielded,
     Tell,
     Wake,
 )
@@ -60,6 +65,10 @@ class _Entry:
     """The kernel said so."""
     excused: bool = False
     """It could not be woken for this one, which waits for whoever comes next."""
+    arrived: bool = False
+    """Its move has brought the session to its place."""
+    origin: str | None = None
+    """Where the session is to return to after it."""
 
     @property
     def lane(self) -> Lane:
@@ -68,6 +77,11 @@ class _Entry:
     @property
     def executes(self) -> bool:
         return self.request.kind is Kind.EXECUTE
+
+    @property
+    def travels(self) -> bool:
+        """Whether the session must be elsewhere before it can run, or it can't run at all."""
+        return not self.arrived and (self.request.directive is not None or self.request.fault is not None)
 
 
 @dataclass(slots=True)
@@ -95,12 +109,21 @@ class _Visit:
 
 
 @dataclass(slots=True)
+class _Yield:
+    """The clients' yielding, from when it is asked until the kernel, this or another one, is theirs again."""
+
+    heard: bool = False
+    """All that the kernel had to say."""
+    said: bool = False
+
+
+@dataclass(slots=True)
 class SwitchboardLaw:
     """The state; `handle` is the whole of its interface, with `next_deadline` and `current`."""
 
     _node: str | None = None
     _still_since: float | None = None
-    """Since when the session may not answer: it moves or sleeps."""
+    """Since when the session may not answer: it moves, sleeps, or its clients yield."""
     _frozen: bool = False
     _asleep: bool = False
     _count: int = 0
@@ -113,6 +136,7 @@ class SwitchboardLaw:
     _errand: _Errand | None = None
     _visit: _Visit | None = None
     _call: _Call | None = None
+    _yield: _Yield | None = None
     _interrupted: bool = False
     """A cell that was frozen while it ran has been interrupted since."""
     _rewound: str = ""
@@ -121,7 +145,9 @@ class SwitchboardLaw:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event in; `now` is in seconds of any clock that only grows."""
         instructions = list(_HANDLERS[type(event)](self, event, now))
-        if self._lanes and not self._asleep:
+        if self._yield:
+            instructions.extend(self._conclude(self._yield))
+        elif self._lanes and not self._asleep:
             instructions.extend(self._advance(now))
         return instructions
 
@@ -137,6 +163,10 @@ class SwitchboardLaw:
         return self._asleep
 
     @property
+    def yielding(self) -> bool:
+        return self._yield is not None
+
+    @property
     def current(self) -> Request | None:
         """The execute that runs, or will next: whose output is on its way."""
         return next((entry.request for entry in self._pending.values() if entry.executes), None)
@@ -148,18 +178,22 @@ class SwitchboardLaw:
         entry = _Entry(self._count, event.request, now)
         if self._asleep:
             yield from self._came_asleep(entry)
-        elif entry.lane in self._lanes or self._blocks(entry) or self._is_away(entry.lane):
+        elif self._yield or entry.lane in self._lanes or self._blocks(entry) or self._is_away(entry.lane):
             self._hold(entry)
         else:
             yield from self._forward(entry)
 
     def _hold(self, entry: _Entry) -> None:
-        self._lanes.setdefault(entry.lane, deque()).append(entry)
+        """In the order in which they came, also of what the kernel was asked once already."""
+        queue = self._lanes.setdefault(entry.lane, deque())
+        queue.insert(sum(other.number < entry.number for other in queue), entry)
 
     def _forward(self, entry: _Entry) -> Iterator[Instruction]:
         if self._rewound and entry.executes and not entry.request.silent:
             yield Tell(entry.request, self._rewound)
             self._rewound = ""
+        if entry.origin:
+            self._visit = _Visit(entry, entry.origin)
         if entry.request.kind not in (Kind.ACT, Kind.FORMALITY):
             self._pending[entry.request.id] = entry
         yield Forward(entry.request)
@@ -194,7 +228,7 @@ class SwitchboardLaw:
 
     def _blocks(self, entry: _Entry) -> bool:
         """Whether this request holds up its lane, were it the first."""
-        return _travels(entry.request) or (entry.executes and entry.request.silent and self._frozen)
+        return entry.travels or (entry.executes and entry.request.silent and self._frozen)
 
     def _is_away(self, lane: Lane) -> bool:
         return self._visit is not None and self._visit.entry.lane == lane
@@ -221,7 +255,7 @@ class SwitchboardLaw:
         if self._errand:
             return None
         heads = (queue[0] for queue in self._lanes.values())
-        return next((entry for entry in heads if _travels(entry.request) and self._has_turn(entry)), None)
+        return next((entry for entry in heads if entry.travels and self._has_turn(entry)), None)
 
     def _has_turn(self, entry: _Entry) -> bool:
         earlier = (other for other in (*self._pending.values(), *self._held_executes()) if other.executes)
@@ -261,7 +295,7 @@ class SwitchboardLaw:
 
     def _move_ended(self, event: MoveEnded, now: float) -> Iterator[Instruction]:
         errand, self._errand = self._errand, None
-        self._still_since = now if self._frozen or self._asleep else None
+        self._still_since = now if self._frozen or self._asleep or self._yield else None
         if errand is None:
             return
         if errand.homeward:
@@ -280,11 +314,15 @@ class SwitchboardLaw:
         if event.error:
             yield from self._refuse(entry, event.error)
             return
-        yield from self._drop(entry)
+        if self._yield and not event.moved:
+            return  # it was there, and leaves for another place: its turn comes once more
+        entry.arrived = True
         directive = entry.request.directive
-        if directive and directive.returns and event.moved and origin:
-            self._visit = _Visit(entry, origin)
-        yield from self._forward(entry)
+        if directive and directive.returns and event.moved:
+            entry.origin = origin
+        if not self._yield:
+            yield from self._drop(entry)
+            yield from self._forward(entry)
 
     def _refuse(self, entry: _Entry, error: SojournError) -> Iterator[Instruction]:
         yield from self._drop(entry)
@@ -294,9 +332,11 @@ class SwitchboardLaw:
             yield from self._abort_after(entry)
 
     def _session_changed(self, event: SessionChanged, now: float) -> Iterator[Instruction]:
+        if event.asleep and not self._asleep:
+            self._lie_down()
         self._node, self._frozen, self._asleep = event.node, event.frozen, event.asleep
         self._rewound = event.rewound or self._rewound
-        if not (event.moving or event.asleep or self._errand):
+        if not (event.moving or event.asleep or self._errand or self._yield):
             self._still_since = None
         elif self._still_since is None:
             self._still_since = now
@@ -305,7 +345,40 @@ class SwitchboardLaw:
         else:
             self._interrupted = False
 
+    # yielding
+
+    def _yield_asked(self, event: YieldAsked, now: float) -> Iterator[Instruction]:
+        if self._yield and self._yield.said:
+            yield SayYielded()
+            return
+        self._yield = _Yield()
+        if self._still_since is None:
+            self._still_since = now
+        yield Probe()
+
+    def _kernel_heard(self, event: KernelHeard, now: float) -> Iterator[Instruction]:
+        if self._yield:
+            self._yield.heard = True
+        yield from ()
+
+    def _conclude(self, yielding: _Yield) -> Iterator[Instruction]:
+        if yielding.heard and not yielding.said and not self._pending:
+            yielding.said = True
+            yield SayYielded()
+
+    def _gone_on(self, event: GoneOn, now: float) -> Iterator[Instruction]:
+        self._yield = None
+        if not (self._frozen or self._asleep or self._errand):
+            self._still_since = None
+        yield from ()
+
     # sleep
+
+    def _lie_down(self) -> None:
+        """Whoever asked to yield sleeps as well; where it wakes, cells have to travel anew."""
+        self._yield = None
+        for entry in self._held():
+            entry.arrived = False
 
     def _came_asleep(self, entry: _Entry) -> Iterator[Instruction]:
         request = entry.request
@@ -360,10 +433,11 @@ class SwitchboardLaw:
     def _impatient(self) -> Iterator[_Entry]:
         """Those that wait only so long while the session moves or sleeps."""
         for entry in self._pending.values():
-            if entry.request.kind is Kind.QUESTION or (self._asleep and entry.request.kind is Kind.FACT):
+            if entry.request.kind is Kind.QUESTION or ((self._asleep or self._yield) and _is_fact(entry)):
                 yield entry
         for entry in self._held():
-            if entry.request.kind is Kind.QUESTION or (entry.executes and entry.request.silent):
+            silent = entry.executes and entry.request.silent
+            if entry.request.kind is Kind.QUESTION or silent or (self._yield and _is_fact(entry)):
                 yield entry
 
     def _time_passed(self, event: TimePassed, now: float) -> Iterator[Instruction]:
@@ -385,7 +459,7 @@ class SwitchboardLaw:
     def _interrupt_came(self, event: InterruptCame, now: float) -> Iterator[Instruction]:
         held = self._held_executes()
         first = self._errand.entry if self._errand and not self._errand.homeward else None
-        if held and self._asleep:
+        if held and (self._asleep or self._yield):
             first = first or held[0]
         if held:
             yield from self._call_off()
@@ -398,7 +472,13 @@ class SwitchboardLaw:
         yield from self._interrupt_sleeper(event) if self._asleep else self._interrupt_kernel(event, bool(held))
 
     def _interrupt_kernel(self, event: InterruptCame, hit: bool) -> Iterator[Instruction]:
-        yield ConfirmInterrupt(event.message) if hit and self.current is None else PassInterrupt(event.message)
+        if hit and self.current is None:
+            yield ConfirmInterrupt(event.message)
+        elif self._yield and self._yield.said:  # its answer might be lost with the kernel
+            yield PassInterrupt(None)
+            yield ConfirmInterrupt(event.message)
+        else:
+            yield PassInterrupt(event.message)
 
     def _interrupt_sleeper(self, event: InterruptCame) -> Iterator[Instruction]:
         """It wakes nobody. A cell that was frozen while it ran ends when it wakes; one interrupt is enough for that."""
@@ -427,6 +507,8 @@ class SwitchboardLaw:
     def _program_exited(self, event: ProgramExited, now: float) -> Iterator[Instruction]:
         self._pending.clear()
         self._answered.clear()
+        if self._yield:
+            self._yield.heard = True
         yield from self._clear_hold()
 
     def _debts_found(self, event: DebtsFound, now: float) -> Iterator[Instruction]:
@@ -436,6 +518,8 @@ class SwitchboardLaw:
         yield from ()
 
     def _answers_lost(self, event: AnswersLost, now: float) -> Iterator[Instruction]:
+        if self._yield and event.requests is None:
+            self._yield = _Yield()  # the kernel that was asked is not there any more; what is held waits for the next
         lost = list(self._pending) if event.requests is None else [request.id for request in event.requests]
         for entry in [self._pending.pop(name) for name in lost if name in self._pending]:
             if self._visit and self._visit.entry is entry:
@@ -444,7 +528,10 @@ class SwitchboardLaw:
 
     def _do_without(self, entry: _Entry, error: SojournError) -> Iterator[Instruction]:
         if entry.request.kind is Kind.FACT and not self._asleep:
-            yield from self._forward(entry)
+            if self._yield:
+                self._hold(entry)
+            else:
+                yield from self._forward(entry)
             return
         self._answered.add(entry.request.id)
         if entry.executes:
@@ -455,8 +542,8 @@ class SwitchboardLaw:
             yield _substitute(entry.request)
 
 
-def _travels(request: Request) -> bool:
-    return request.directive is not None or request.fault is not None
+def _is_fact(entry: _Entry) -> bool:
+    return entry.request.kind is Kind.FACT
 
 
 def _substitute(request: Request) -> Instruction:
@@ -479,5 +566,8 @@ _HANDLERS: dict[type, Callable[[SwitchboardLaw, Any, float], Iterator[Instructio
     WakeEnded: SwitchboardLaw._wake_ended,
     DebtsFound: SwitchboardLaw._debts_found,
     AnswersLost: SwitchboardLaw._answers_lost,
+    YieldAsked: SwitchboardLaw._yield_asked,
+    KernelHeard: SwitchboardLaw._kernel_heard,
+    GoneOn: SwitchboardLaw._gone_on,
     TimePassed: SwitchboardLaw._time_passed,
 }

@@ -7,6 +7,8 @@ import time
 from sojourn.errors import MoveFailed, SojournError, Unreachable
 from sojourn.model import Luggage, MoveReport
 from sojourn.movers.base import Arrival, Facts, Link, Note, Tell
+from sojourn.movers.objects.files import receive
+from sojourn.movers.objects.meeting import accept, make_working_folder, working_folder
 from sojourn.movers.objects.porter_line import START_SECONDS, FindPorter, PorterLine
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox.base import Sandbox
@@ -24,6 +26,8 @@ class ObjectsArrival(Arrival):
         self._tell, self._note, self._porter = tell, note, porter
         self._line: PorterLine | None = None
         self._report = MoveReport()
+        self._made = False
+        """The working folder was, for this session."""
 
     def remember(self, facts: Facts) -> None:
         """What an arrival noted whose agent has crashed. When `thawed`, the caller has to `go_on`, else to
@@ -33,6 +37,7 @@ class ObjectsArrival(Arrival):
 
     def prepare(self) -> None:
         """Returns when the kernel has begun: what it takes for that, the session runs on at the source."""
+        self._made = make_working_folder(self._sandbox)
         self._sandbox.create()
         self._sandbox.start()
         try:
@@ -47,7 +52,10 @@ class ObjectsArrival(Arrival):
     def receive(self, link: Link | None) -> None:
         if link is None or self._line is None:
             raise MoveFailed(f"Session {self._sandbox.plan.session} can't be taken in without a link and a kernel.")
-        parcels = Parcels(link.socket)
+        parcels, files = Parcels(link.socket), 0
+        if accept(parcels, self._sandbox, self._move, self._made).files:
+            cwd = working_folder(self._sandbox)
+            files = receive(parcels, cwd).sent_bytes + receive(parcels, cwd).sent_bytes
         luggage = Luggage.model_validate(parcels.expect("luggage"))
         try:
             arrived = self._line.arrive(parcels.receive_stream())
@@ -60,6 +68,7 @@ class ObjectsArrival(Arrival):
             froze=True,
             frozen_s=source["frozen_s"] + time.monotonic() - began,
             page_bytes=luggage.size_bytes,
+            layer_bytes=files,
             lost=luggage.lost,
             notes=tuple(dict.fromkeys((*luggage.notes, *arrived["notes"]))),
         )

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from sojourn.errors import Immovable, Incompatible, MoveFailed, SojournError, from_wire
-from sojourn.model import LostName, Luggage
+from sojourn.errors import Immovable, MoveFailed, SojournError, from_wire
+from sojourn.model import Luggage
 from sojourn.movers.base import Departure, Facts, Link, Note, Tell
+from sojourn.movers.luggage import require_consent
+from sojourn.movers.objects.files import send
 from sojourn.movers.objects.left import with_files
+from sojourn.movers.objects.meeting import offer, working_folder
 from sojourn.movers.objects.porter_line import FindPorter, PorterLine
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox.base import Sandbox
 from sojourn.wire import FillProgressed, SessionFrozen, SessionSent
 
-ANY = "*"
 _TELL_SECONDS = 0.5
 
 
@@ -74,13 +76,20 @@ class ObjectsDeparture(Departure):
 
     def _go(self, parcels: Parcels) -> None:
         self._line = PorterLine.to(self._porter)
+        meeting = offer(parcels, self._sandbox, self._move)
+        cwd = working_folder(self._sandbox)
+        if meeting.files:
+            send(parcels, cwd)  # while it runs
         self._clients_yield()
         began, self._asked = time.monotonic(), True
         self._note({"phase": "asked"})
         packed = self._line.ask("luggage", do="depart", may_lose=self._may_lose)
         luggage = with_files(Luggage.model_validate(packed), self._sandbox)
+        luggage = luggage.model_copy(update={"notes": (*luggage.notes, *meeting.notes)})
         require_consent(self._name, luggage, self._may_lose)
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
+        if meeting.files:
+            send(parcels, cwd)
         parcels.send(luggage=luggage.model_dump(mode="json"))
         parcels.send_stream(self._told(self._line.sent(), luggage.size_bytes))
         self._line.sent_bytes()
@@ -108,24 +117,6 @@ class ObjectsDeparture(Departure):
         line, self._line = self._line, None
         if line:
             line.close()
-
-
-def require_consent(name: str, luggage: Luggage, may_lose: tuple[str, ...]) -> None:
-    """Raises Incompatible when something would stay behind that was not given up."""
-    if ANY in may_lose:
-        return
-    lost = [one for one in luggage.lost if one.name not in may_lose]
-    if lost:
-        drops = " ".join(f"--drop {one.name}" for one in lost if one.name.isidentifier())
-        raise Incompatible(
-            f"Session {name} can't travel as objects without losing {'; '.join(map(said, lost))}.",
-            f"Delete or close them, or give them up: {drops or '--drop-all'}.",
-        )
-
-
-def said(lost: LostName) -> str:
-    """As "gen: a running generator, created in cell 7"."""
-    return f"{lost.path}: {lost.why}"
 
 
 def look(sandbox: Sandbox, porter: FindPorter) -> Luggage:

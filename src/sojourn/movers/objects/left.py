@@ -9,10 +9,12 @@ from pathlib import PurePosixPath
 from sojourn.model import LostName, Luggage
 from sojourn.sandbox.base import Sandbox
 from sojourn.sandbox.layer import Index
-from sojourn.sandbox.runc import RuncSandbox
 
-_NOBODYS = ("run/sojourn", "dev", "proc", "sys", "root/.ipython", "root/.cache", "root/.config")
-"""Where a kernel writes by itself."""
+_NOBODYS = (
+    *("run/sojourn", "dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf"),
+    *("root/.ipython", "root/.cache", "root/.config"),
+)
+"""What sandboxes are furnished with, and where a kernel writes by itself."""
 _NAMED = 5
 
 
@@ -24,7 +26,7 @@ def with_files(luggage: Luggage, sandbox: Sandbox) -> Luggage:
         for mount in sandbox.plan.spec.mounts
         if mount.mode == "carried"
     )
-    files = list(_written(sandbox.layer.index())) if isinstance(sandbox, RuncSandbox) else []
+    files = list(_written(sandbox.layer.index())) if sandbox.plan.kind == "runc" else []
     files = [path for path in files if not any(_is_below(path, lost.path) for lost in carried)]
     note = f"{len(files)} files that it wrote stay behind: {_some(files)}"
     return luggage.model_copy(

@@ -1,0 +1,66 @@
+"""After a crash of the front: seeing to what the last one owed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sojourn import switchboard_law as law
+from sojourn.errors import Unreachable
+from sojourn.front.ledger import Debt
+from sojourn.front.messages import Message
+
+
+class Recovery:
+    """After an earlier front, and of what it owed. The kernel is not heard until the clients are back, for a ROUTER
+    drops what it can't deliver, and so does a publisher; then the kernel is asked something on each subshell where
+    answers were owed: once it answers that, it answers nothing from before.
+
+    `read(message)` is the request; `handle(event)` the law; `ask(subshell)` asks, and gives the question's id;
+    `fail(order)` answers a request that never went out.
+    """
+
+    def __init__(
+        self,
+        debts: list[Debt],
+        awaits_clients: bool,
+        read: Callable[[Message], law.Request],
+        handle: Callable[[law.Event], None],
+        ask: Callable[[str | None], str],
+        fail: Callable[[law.Fail], None],
+    ) -> None:
+        self.awaits_clients = awaits_clients
+        self._debts, self._read, self._handle, self._ask, self._fail = debts, read, handle, ask, fail
+        self._probes: dict[str, tuple[law.Request, ...]] = {}
+
+    def begin(self, hear: Callable[[], None]) -> None:
+        """The clients are back; `hear()` lets the kernel be heard again."""
+        if not self.awaits_clients:
+            return
+        self.awaits_clients = False
+        debts, self._debts = self._debts, []
+        hear()
+        owed = [self._read(debt.message) for debt in debts if debt.forwarded]
+        self._handle(law.DebtsFound(tuple(owed)))
+        for subshell in {request.subshell for request in owed}:
+            self._probes[self._ask(subshell)] = tuple(one for one in owed if one.subshell == subshell)
+        for debt in debts:
+            if not debt.forwarded:
+                request = self._read(debt.message)
+                self._fail(law.Fail(request, "Unreachable", "Sojourn's front was restarted.", "The cell did not run."))
+
+    def replied(self, asked: str) -> bool:
+        """Whether this reply on shell is for us."""
+        if asked not in self._probes:
+            return False
+        self._handle(law.AnswersLost(_NO_REPLY, self._probes.pop(asked)))
+        return True
+
+    def forget(self) -> None:
+        """The program has ended."""
+        self._probes.clear()
+
+
+_NO_REPLY = Unreachable(
+    "Sojourn's front was restarted while the cell ran; its reply, and output of that time, are lost.",
+    "The kernel has run the cell and goes on: look at its state before you run the cell again.",
+)
