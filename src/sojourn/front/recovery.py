@@ -31,11 +31,12 @@ class Recovery:
         self.awaits_clients = awaits_clients
         self._debts, self._read, self._handle, self._ask, self._fail = debts, read, handle, ask, fail
         self._probes: dict[str, tuple[law.Request, ...]] = {}
+        self._deaf = awaits_clients
+        """The kernel's publisher, which drops what it says to nobody, does not know yet that we listen."""
+        self._held: list[law.Forward] = []
 
     def begin(self, hear: Callable[[], None]) -> None:
         """The clients are back; `hear()` lets the kernel be heard again."""
-        if not self.awaits_clients:
-            return
         self.awaits_clients = False
         debts, self._debts = self._debts, []
         hear()
@@ -48,6 +49,17 @@ class Recovery:
                 request = self._read(debt.message)
                 self._fail(law.Fail(request, "Unreachable", "Sojourn's front was restarted.", "The cell did not run."))
 
+    def hold(self, order: law.Forward) -> bool:
+        """Whether what goes to the kernel is kept, until it is heard."""
+        if self._deaf:
+            self._held.append(order)
+        return self._deaf
+
+    def heard(self) -> list[law.Forward]:
+        """The kernel was, or won't be: what may go to it now."""
+        self._deaf, held, self._held = False, self._held, []
+        return held
+
     def replied(self, asked: str) -> bool:
         """Whether this reply on shell is for us."""
         if asked not in self._probes:
@@ -56,8 +68,9 @@ class Recovery:
         return True
 
     def forget(self) -> None:
-        """The program has ended."""
+        """The program has ended, or its streams: what was kept has been answered."""
         self._probes.clear()
+        self._held.clear()
 
 
 _NO_REPLY = Unreachable(

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 RETURN_SECONDS = 3.0
 """How long a new front waits for clients of the last one, before it hears what the kernel says meanwhile."""
+_DEAF_SECONDS = 2.0  # a kernel that does not greet its listeners, or does not run
 _SETTLE_SECONDS = 0.3  # a client's channels come back one by one
 _SECOND_LOOK_SECONDS = 5.0  # after a wake: it may have fallen asleep again before anything was let go to it
 _PROBE = b"sojourn-probe"
@@ -396,6 +397,7 @@ class Switchboard:
                 )
             )
         )
+        self._recovery.forget()
         self._anchor.control(self._unheard or {"do": "status"})
         self._swap.came()
         if self._law.yielding:
@@ -429,7 +431,14 @@ class Switchboard:
     # ── after a crash of the front ──
 
     def _recover(self) -> None:
-        self._recovery.begin(self._plug)
+        if self._recovery.awaits_clients:
+            self._recovery.begin(self._plug)
+            self._sounding.begin()
+            self._loop.later(_DEAF_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        for order in self._recovery.heard():
+            self._forward(order)
 
     # ── another kernel behind the same clients ──
 
@@ -439,6 +448,7 @@ class Switchboard:
 
     def _kernel_heard(self) -> None:
         """For the first time, at its iopub: what clients have held may go there, and nothing it prints is missed."""
+        self._let_go()
         if self._swapping:
             self._go_on()
         self._look_whether_back()
@@ -565,6 +575,8 @@ class Switchboard:
         }
 
     def _forward(self, order: law.Forward) -> None:
+        if self._recovery.hold(order):
+            return
         self._ledger.forwarded(order.request.id)
         self._unfinished.forwarded(order.request)
         self._kernel.send(order.request.channel, order.request.message.frames)
