@@ -37,6 +37,7 @@ class Attendance:
         self.door = Door(sandbox, life)
         self._watching: asyncio.Task[None] | None = None
         self._yielded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owes_go_on = False
 
     def write(self, *events: Event, **changes: Any) -> None:
         """Change the life, and tell what came of it, in one step. From any thread."""
@@ -104,8 +105,10 @@ class Attendance:
 
     def clients_go_on(self) -> None:
         """In the event loop."""
-        with suppress(Unreachable):  # the line is down: who holds for it hears it with the next one
+        self._owes_go_on = True
+        with suppress(Unreachable):  # the line is down: it is said on the next one
             self.line.send({"do": "go_on"})
+            self._owes_go_on = False
 
     async def dismiss(self) -> None:
         """Whatever happens to the rider from here on is meant to happen; nobody is let in any more."""
@@ -131,6 +134,8 @@ class Attendance:
     # ── what the rider says ──────────────────────────────────────────────────────────────────────────────────
 
     def _heard(self, message: Message) -> None:
+        if self._owes_go_on and message.get("event") == "status":  # the first thing that is said on a new line
+            self.clients_go_on()
         match message:
             case {"event": "exited", "code": int(code)}:
                 self._program_exited(code)

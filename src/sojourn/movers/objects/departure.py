@@ -44,6 +44,7 @@ class ObjectsDeparture(Departure):
         self._line: PorterLine | None = None
         self._asked = False
         """The kernel has been: it stands still, perhaps, and has to be told to go on."""
+        self._told_at = 0.0
         self._name = sandbox.plan.spec.name or sandbox.plan.session
 
     def remember(self, facts: Facts) -> None:
@@ -79,7 +80,7 @@ class ObjectsDeparture(Departure):
         meeting = offer(parcels, self._sandbox, self._move)
         cwd = working_folder(self._sandbox)
         if meeting.files:
-            send(parcels, cwd)  # while it runs
+            send(parcels, cwd, tell=self._progressed)  # while it runs
         self._clients_yield()
         began, self._asked = time.monotonic(), True
         self._note({"phase": "asked"})
@@ -89,7 +90,9 @@ class ObjectsDeparture(Departure):
         require_consent(self._name, luggage, self._may_lose)
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
         if meeting.files:
-            send(parcels, cwd)
+            left = send(parcels, cwd, tell=self._progressed).left
+            notes = (*luggage.notes, *(f"of {cwd}, this stays behind: {one}" for one in left))
+            luggage = luggage.model_copy(update={"notes": notes})
         parcels.send(luggage=luggage.model_dump(mode="json"))
         parcels.send_stream(self._told(self._line.sent(), luggage.size_bytes))
         self._line.sent_bytes()
@@ -102,16 +105,16 @@ class ObjectsDeparture(Departure):
         self._tell(SessionSent(move=self._move, session=self._sandbox.plan.session))
 
     def _told(self, frames: Iterable[bytes], total: int) -> Iterator[bytes]:
-        done, told = 0, time.monotonic()
+        done = 0
         for frame in frames:
             yield frame
             done += len(frame)
-            if time.monotonic() > told + _TELL_SECONDS:
-                told = time.monotonic()
-                session = self._sandbox.plan.session
-                self._tell(
-                    FillProgressed(move=self._move, session=session, done_bytes=min(done, total), total_bytes=total)
-                )
+            self._progressed(min(done, total), total)
+
+    def _progressed(self, done_bytes: int, total_bytes: int) -> None:
+        if time.monotonic() > self._told_at + _TELL_SECONDS:
+            self._told_at, session = time.monotonic(), self._sandbox.plan.session
+            self._tell(FillProgressed(move=self._move, session=session, done_bytes=done_bytes, total_bytes=total_bytes))
 
     def _hang_up(self) -> None:
         line, self._line = self._line, None

@@ -105,9 +105,16 @@ def index(folder: str | Path, excludes: Excludes = _nothing) -> Index:
         return _index(root, excludes)
 
 
-def send(parcels: Parcels, folder: str | Path, excludes: Excludes = _nothing, most_bytes: int = MOST_BYTES) -> Carried:
-    """The source's side. Raises DoesNotFit when there is more than that here, or no room there; Incompatible when a
-    file changes meanwhile, or a folder lies where a file should; MoveFailed when the link is gone."""
+def send(
+    parcels: Parcels,
+    folder: str | Path,
+    excludes: Excludes = _nothing,
+    most_bytes: int = MOST_BYTES,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Carried:
+    """The source's side; `tell(done_bytes, total_bytes)` hears how it goes. Raises DoesNotFit when there is more than
+    that here, or no room there; Incompatible when a file changes meanwhile, or a folder lies where a file should;
+    MoveFailed when the link is gone."""
     with _opened(folder) as root:
         found = _index(root, excludes)
         with _refusing(parcels):
@@ -117,7 +124,7 @@ def send(parcels: Parcels, folder: str | Path, excludes: Excludes = _nothing, mo
         wanted = _chosen(found.files, bytes.fromhex(_answer(parcels, "wanted")))
         sent = _Tally()
         try:
-            parcels.send_stream(_pieces(root, wanted, sent))
+            parcels.send_stream(_counted(_pieces(root, wanted, sent), sum(entry.size for entry in wanted), tell))
         except MoveFailed:
             raise
         except SojournError as changed:
@@ -324,6 +331,14 @@ def _chosen(files: list[Entry], bits: bytes) -> list[Entry]:
     if len(bits) != (len(files) + 7) // 8:
         raise _nonsense("a choice among other files")
     return [entry for number, entry in enumerate(files) if bits[number // 8] >> number % 8 & 1]
+
+
+def _counted(pieces: Iterable[bytes], total: int, tell: Callable[[int, int], None]) -> Iterator[bytes]:
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        tell(min(done, total), total)
 
 
 def _pieces(root: int, wanted: list[Entry], sent: _Tally) -> Iterator[bytes]:
