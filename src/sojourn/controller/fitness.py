@@ -90,7 +90,7 @@ def require_sandboxed(session: Session, home: NodeView) -> None:
     if session.sandbox == "process":
         raise Immovable(
             f"Session {session.name or session.id} is a plain process on {home.name}, and CRIU can't move those.",
-            "It can sessions in runc sandboxes; `sojourn doctor` says what that node lacks for them.",
+            "It carries sessions in runc sandboxes; `sojourn doctor` says what that node lacks for them.",
         )
 
 
