@@ -438,7 +438,7 @@ def _wait_for_input(client: BlockingKernelClient, asked: str) -> None:
             return
 
 
-def _eventually(holds: Callable[[], bool], seconds: float = 8.0) -> None:
+def _eventually(holds: Callable[[], bool], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until
