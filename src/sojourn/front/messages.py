@@ -19,6 +19,7 @@ import zmq
 
 from sojourn.directive import blank_directive, find_directive
 from sojourn.errors import Invalid
+from sojourn.front.connection import Connection
 from sojourn.switchboard_law import KINDS, Kind, Request
 
 DELIMITER = b"<IDS|MSG>"
@@ -108,6 +109,10 @@ class Signer:
 
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
         self._mac = hmac.new(key, digestmod=scheme.removeprefix("hmac-")) if key else None
+
+    @classmethod
+    def of(cls, connection: Connection) -> Signer:
+        return cls(connection.key.encode(), connection.signature_scheme)
 
     def sign(self, parts: Sequence[bytes]) -> bytes:
         if self._mac is None:

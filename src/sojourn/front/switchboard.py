@@ -85,7 +85,7 @@ class Switchboard:
         self._ledger = ledger
         self._recollection = recollection
         self._zone = zone
-        self._signer = _signer(line.outer)
+        self._signer = Signer.of(line.outer)
         self._voice = Voice(self._signer, line.session)
         self._understudy = Understudy(
             self._voice,
@@ -210,7 +210,7 @@ class Switchboard:
         return Clients.bind(self._zone, outer, self._signer if self._rekeys else None)
 
     def _dial(self) -> Kernel:
-        signer = _signer(self.line.inner) if self._rekeys else None
+        signer = Signer.of(self.line.inner) if self._rekeys else None
         return Kernel.dial(self._zone, self._endpoints, self.line.identity.encode(), signer)
 
     @property
@@ -596,7 +596,3 @@ class Switchboard:
             self._signal(SIGKILL)
         else:
             self._errands.discard(self.line.session)
-
-
-def _signer(connection: Connection) -> Signer:
-    return Signer(connection.key.encode(), connection.signature_scheme)

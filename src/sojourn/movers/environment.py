@@ -17,12 +17,10 @@ Either side may say `refused`, an error, wherever it has to say something; both 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 from sojourn.environment.contents import Contents, decode
 from sojourn.environment.depot import Depot, Lacking
-from sojourn.errors import MoveFailed, SojournError, from_wire
+from sojourn.errors import MoveFailed, SojournError
 from sojourn.movers.parcels import Parcels
 
 Said = Callable[[int, int], None]
@@ -33,16 +31,16 @@ def send(parcels: Parcels, depot: Depot, contents: Sequence[Contents], said: Sai
     """The source's side, which has these layers: of its own root, or in its depot. Raises what either side met: a file
     that has changed (Incompatible), no room (DoesNotFit), a link that is gone (MoveFailed)."""
     parcels.send(layers=[layer.id for layer in contents])
-    wanted = _answer(parcels, "wanted")
+    wanted = parcels.answer("wanted")
     account = _Account(said)
     for layer in contents:
-        if layer.id in wanted and _answer(parcels, "ready"):
+        if layer.id in wanted and parcels.answer("ready"):
             _send_layer(parcels, depot, layer, account)
 
 
 def _send_layer(parcels: Parcels, depot: Depot, layer: Contents, account: _Account) -> None:
     parcels.send_stream(layer.encode())
-    lacking = Lacking.from_bits(layer, bytes.fromhex(_answer(parcels, "lacking")))
+    lacking = Lacking.from_bits(layer, bytes.fromhex(parcels.answer("lacking")))
     account.expect(lacking.size_bytes)
     try:
         parcels.send_stream(account.counted(depot.pack(layer, lacking)))
@@ -53,13 +51,13 @@ def _send_layer(parcels: Parcels, depot: Depot, layer: Contents, account: _Accou
         parcels.send(refused=changed.to_wire())
         raise
     parcels.send(packed=True)
-    _answer(parcels, "unpacked")
+    parcels.answer("unpacked")
 
 
 def receive(parcels: Parcels, depot: Depot, said: Said = lambda done, total: None) -> list[str]:
     """The target's side. The ids of the layers, in the order in which the source named them: all are in the depot then.
     Raises as `send` does."""
-    ids: list[str] = _answer(parcels, "layers")
+    ids: list[str] = parcels.answer("layers")
     wanted = [id for id in ids if depot.here(id) is None]  # noqa: A001
     parcels.send(wanted=wanted)
     account = _Account(said)
@@ -75,7 +73,7 @@ def receive(parcels: Parcels, depot: Depot, said: Said = lambda done, total: Non
 
 
 def _receive_layer(parcels: Parcels, depot: Depot, id: str, account: _Account) -> None:  # noqa: A002
-    with _refusing(parcels):
+    with parcels.refusing():
         layer = decode(parcels.receive_stream(), id)
         lacking = depot.lacking(layer)
         depot.require_room(layer, lacking)
@@ -88,10 +86,10 @@ def _receive_layer(parcels: Parcels, depot: Depot, id: str, account: _Account) -
         raise
     except SojournError as wrong:
         _drain(stream)
-        _answer(parcels, "packed")  # or why not, which then is the reason
+        parcels.answer("packed")  # or why not, which then is the reason
         parcels.send(refused=wrong.to_wire())
         raise
-    _answer(parcels, "packed")
+    parcels.answer("packed")
     parcels.send(unpacked=id)
 
 
@@ -109,26 +107,6 @@ class _Account:
             yield chunk
             self._done += len(chunk)
             self._said(self._done, self._total)
-
-
-@contextmanager
-def _refusing(parcels: Parcels) -> Iterator[None]:
-    try:
-        yield
-    except MoveFailed:
-        raise
-    except SojournError as refused:
-        parcels.send(refused=refused.to_wire())
-        raise
-
-
-def _answer(parcels: Parcels, name: str) -> Any:
-    head = parcels.receive()
-    if "refused" in head:
-        raise from_wire(head["refused"])
-    if name not in head:
-        raise MoveFailed(f"The other side of the move said {sorted(head)} where {name} was due.")
-    return head[name]
 
 
 def _drain(stream: Iterable[bytes]) -> None:

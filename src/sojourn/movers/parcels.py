@@ -6,9 +6,10 @@ import json
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sojourn.errors import MoveFailed
+from sojourn.errors import MoveFailed, SojournError, from_wire
 from sojourn.movers.pace import Pace
 from sojourn.movers.packing import Packer, unpacked
 
@@ -55,6 +56,26 @@ class Parcels:
         if name not in head:
             raise MoveFailed(f"The other side of the move said {sorted(head)} where {name} was due.")
         return head[name]
+
+    def answer(self, name: str) -> Any:
+        """The same, where the other side may have refused instead, which is raised."""
+        head = self.receive()
+        if "refused" in head:
+            raise from_wire(head["refused"])
+        if name not in head:
+            raise MoveFailed(f"The other side of the move said {sorted(head)} where {name} was due.")
+        return head[name]
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """What is raised within is told to the other side, which waits for an `answer`, too."""
+        try:
+            yield
+        except MoveFailed:
+            raise
+        except SojournError as refused:
+            self.send(refused=refused.to_wire())
+            raise
 
     def receive_stream(self) -> Iterator[bytes]:
         while chunk := self._receive(_LONGEST_CHUNK):

@@ -29,8 +29,6 @@ PATIENCE_SECONDS = 2.0
 _FRAME = struct.Struct(">I")
 _LARGEST_FRAME = 8 << 20
 _SMALL_BYTES = 64 << 10
-ALL = "*"
-"""Among the names that may be lost: any that can't travel."""
 
 Line = IO[bytes]
 

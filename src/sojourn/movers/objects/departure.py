@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
-from sojourn.errors import Immovable, MoveFailed, SojournError, from_wire
+from sojourn.errors import Immovable, MoveFailed, SojournError
 from sojourn.model import Luggage
 from sojourn.movers.base import Departure, Facts, Link, Note, Tell
 from sojourn.movers.luggage import require_consent
 from sojourn.movers.objects.files import send
-from sojourn.movers.objects.left import with_files
+from sojourn.movers.objects.left import left_behind
 from sojourn.movers.objects.meeting import offer, working_folder
 from sojourn.movers.objects.porter_line import FindPorter, PorterLine
 from sojourn.movers.parcels import Parcels
@@ -67,11 +67,13 @@ class ObjectsDeparture(Departure):
 
     def roll_back(self) -> None:
         self._hang_up()
-        if self._asked:
-            line = PorterLine.to(self._porter)
-            line.ask("goes_on", do="go_on")
-            line.close()
-        self._clients_go_on()
+        try:
+            if self._asked:
+                line = PorterLine.to(self._porter)
+                line.ask("goes_on", do="go_on")
+                line.close()
+        finally:
+            self._clients_go_on()
 
     # ── the move ──
 
@@ -81,11 +83,12 @@ class ObjectsDeparture(Departure):
         cwd = working_folder(self._sandbox)
         if meeting.files:
             send(parcels, cwd, tell=self._progressed)  # while it runs
+        behind = left_behind(self._sandbox)
         self._clients_yield()
         began, self._asked = time.monotonic(), True
         self._note({"phase": "asked"})
         packed = self._line.ask("luggage", do="depart", may_lose=self._may_lose)
-        luggage = with_files(Luggage.model_validate(packed), self._sandbox)
+        luggage = behind.beside(Luggage.model_validate(packed))
         luggage = luggage.model_copy(update={"notes": (*luggage.notes, *meeting.notes)})
         require_consent(self._name, luggage, self._may_lose)
         self._tell(SessionFrozen(move=self._move, session=self._sandbox.plan.session))
@@ -96,9 +99,7 @@ class ObjectsDeparture(Departure):
         parcels.send(luggage=luggage.model_dump(mode="json"))
         parcels.send_stream(self._told(self._line.sent(), luggage.size_bytes))
         self._line.sent_bytes()
-        answer = parcels.receive()
-        if "refused" in answer:
-            raise from_wire(answer["refused"])
+        parcels.answer("arrived")
         self._note({"phase": "sent"})
         self.resumed = False
         parcels.send(begin=True, frozen_s=time.monotonic() - began)
@@ -126,7 +127,7 @@ def look(sandbox: Sandbox, porter: FindPorter) -> Luggage:
     """What would travel. Raises Busy, and Unreachable where there is no porter."""
     line = PorterLine.to(porter)
     try:
-        return with_files(Luggage.model_validate(line.ask("luggage", do="look")), sandbox)
+        return left_behind(sandbox).beside(Luggage.model_validate(line.ask("luggage", do="look")))
     finally:
         with suppress(SojournError):
             line.close()

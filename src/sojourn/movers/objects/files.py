@@ -28,9 +28,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from sojourn.errors import DoesNotFit, Incompatible, MoveFailed, SojournError, from_wire
+from sojourn.errors import DoesNotFit, Incompatible, MoveFailed, SojournError
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox.folders import Excludes
 
@@ -121,7 +121,7 @@ def send(
             _require_small(folder, found, most_bytes)
         parcels.send(files=len(found.entries))
         parcels.send_stream(_encoded(found.entries))
-        wanted = _chosen(found.files, bytes.fromhex(_answer(parcels, "wanted")))
+        wanted = _chosen(found.files, bytes.fromhex(parcels.answer("wanted")))
         sent = _Tally()
         try:
             parcels.send_stream(_counted(_pieces(root, wanted, sent), sum(entry.size for entry in wanted), tell))
@@ -132,14 +132,14 @@ def send(
             parcels.send(refused=changed.to_wire())
             raise
         parcels.send(sent=True)
-        _answer(parcels, "placed")
+        parcels.answer("placed")
     return Carried(len(found.files), sent.bytes, tuple(found.left))
 
 
 def receive(parcels: Parcels, folder: str | Path) -> Carried:
     """The target's side; the folder is there. Raises as `send` does, and then it is as it was."""
     with _opened(folder) as root:
-        _answer(parcels, "files")
+        parcels.answer("files")
         entries = _decoded(parcels.receive_stream())
         here = {entry.path: entry for entry in _index(root, _nothing).entries}
         files = [entry for entry in entries if entry.kind == "file"]
@@ -166,13 +166,13 @@ def _take_in(parcels: Parcels, beside: _Beside, wanted: list[Entry]) -> int:
     except (SojournError, OSError) as wrong:
         for _ in stream:
             pass
-        _answer(parcels, "sent")  # or why not, which then is the reason
+        parcels.answer("sent")  # or why not, which then is the reason
         refusal = wrong if isinstance(wrong, SojournError) else _refusal("The files can't be taken in", wrong)
         parcels.send(refused=refusal.to_wire())
         raise refusal from wrong
     if reader.more():
         raise _nonsense("more than its files")
-    _answer(parcels, "sent")
+    parcels.answer("sent")
     return reader.bytes
 
 
@@ -526,25 +526,12 @@ def _leads(folder: int, entry: Entry) -> bool:
 
 @contextmanager
 def _refusing(parcels: Parcels) -> Iterator[None]:
-    try:
-        yield
-    except MoveFailed:
-        raise
-    except (SojournError, OSError) as wrong:
-        refusal = (
-            wrong if isinstance(wrong, SojournError) else _refusal("The files can't be put in their places", wrong)
-        )
-        parcels.send(refused=refusal.to_wire())
-        raise refusal from wrong
-
-
-def _answer(parcels: Parcels, name: str) -> Any:
-    head = parcels.receive()
-    if "refused" in head:
-        raise from_wire(head["refused"])
-    if name not in head:
-        raise MoveFailed(f"The other side of the move said {sorted(head)} where {name} was due.")
-    return head[name]
+    """What the system refuses here is told to the other side, too."""
+    with parcels.refusing():
+        try:
+            yield
+        except OSError as wrong:
+            raise _refusal("The files can't be put in their places", wrong) from wrong
 
 
 def _refusal(what: str, wrong: OSError) -> SojournError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sojourn.model import LostName, Luggage
@@ -18,9 +19,21 @@ _NOBODYS = (
 _NAMED = 5
 
 
-def with_files(luggage: Luggage, sandbox: Sandbox) -> Luggage:
-    """The luggage, with the folders that the session carries among what would be lost, and a note of other files that
-    it has written inside its sandbox."""
+@dataclass(frozen=True)
+class Behind:
+    """`lost`: the folders that the session carries. `notes`: of other files that it has written inside its sandbox."""
+
+    lost: tuple[LostName, ...]
+    notes: tuple[str, ...]
+
+    def beside(self, luggage: Luggage) -> Luggage:
+        """The luggage, with all of it."""
+        both = {"lost": (*luggage.lost, *self.lost), "notes": (*luggage.notes, *self.notes)}
+        return luggage.model_copy(update=both)
+
+
+def left_behind(sandbox: Sandbox) -> Behind:
+    """Found by looking through the sandbox's layer: to be done while the session runs."""
     carried = tuple(
         LostName(name=mount.path, path=mount.path, why="a folder that the session carries; objects bring no folders")
         for mount in sandbox.plan.spec.mounts
@@ -29,9 +42,7 @@ def with_files(luggage: Luggage, sandbox: Sandbox) -> Luggage:
     files = list(_written(sandbox.layer.index())) if sandbox.plan.kind == "runc" else []
     files = [path for path in files if not any(_is_below(path, lost.path) for lost in carried)]
     note = f"{len(files)} files that it wrote stay behind: {_some(files)}"
-    return luggage.model_copy(
-        update={"lost": (*luggage.lost, *carried), "notes": (*luggage.notes, *([note] if files else []))}
-    )
+    return Behind(carried, (note,) if files else ())
 
 
 def _written(index: Index) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     source                              target
     folders: what is seen of them  →
-                                   ←    files: whether those of the working folder are to be brought, notes; or refused
+                                   ←    met: whether files of the working folder are to be brought, notes; or refused
 
 A sandbox with a root of its own may share only the source's own folders. A plain process sees its node as it is: of
 folders that are other ones there it is told, and a working folder that its node lacks is made, and filled.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sojourn.errors import Incompatible, MoveFailed, from_wire
+from sojourn.errors import MoveFailed
 from sojourn.model import Sight
 from sojourn.movers.parcels import Parcels
 from sojourn.sandbox import canary
@@ -39,10 +39,8 @@ def offer(parcels: Parcels, sandbox: Sandbox, move: str) -> Meeting:
     folders, user = _shared(sandbox), _user(sandbox)
     with canary.canaries(folders, move, user) as seen:
         parcels.send(folders={path: sight.model_dump(mode="json") for path, sight in seen.items()})
-        answer = parcels.receive()
-    if "refused" in answer:
-        raise from_wire(answer["refused"])
-    return Meeting(bool(answer["files"]), tuple(answer["notes"]))
+        met = parcels.answer("met")
+    return Meeting(bool(met["files"]), tuple(met["notes"]))
 
 
 def accept(parcels: Parcels, sandbox: Sandbox, move: str, made: bool) -> Meeting:
@@ -51,18 +49,15 @@ def accept(parcels: Parcels, sandbox: Sandbox, move: str, made: bool) -> Meeting
     known = {path: Sight.model_validate(sight) for path, sight in said.items()}
     seen = canary.look(known, _user(sandbox), move)
     if _is_apart(sandbox):
-        try:
+        with parcels.refusing():
             canary.require_same(known, "the source", seen, f"node {sandbox.plan.node}")
-        except Incompatible as differ:
-            parcels.send(refused=differ.to_wire())
-            raise
     cwd, node = working_folder(sandbox), sandbox.plan.node
     others = [path for path, sight in known.items() if not canary.is_same(sight, seen[path]) and path != cwd]
     notes = [f"{path} is another folder on {node}" for path in others]
     brought = made and cwd in known
     if cwd in known and not made and not canary.is_same(known[cwd], seen[cwd]):
         notes.append(f"{cwd} is another folder on {node}, and its files were left as they are")
-    parcels.send(files=brought, notes=notes)
+    parcels.send(met={"files": brought, "notes": notes})
     return Meeting(brought, tuple(notes))
 
 
