@@ -5,9 +5,9 @@
     python scripts/upstream.py nbclient papermill   only these
     python scripts/upstream.py --local-only         prove the harness
 
-The tests come from the source distributions of the very versions installed here. A test that fails with us fails
-the run, unless it fails with the local provisioner too (then it is the environment) or is explained in
-`tests/upstream_exceptions.toml`. Needs `uv`, or `pip`, to fetch from the package index.
+The tests come from the source distributions of the very versions installed here. A test that fails with us twice, the
+second time with nothing beside it, fails the run, unless it fails with the local provisioner too (then it is the
+environment) or is explained in `tests/upstream_exceptions.toml`. Needs `uv`, or `pip`, to fetch from the package index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -118,14 +118,19 @@ def run(command: list[str]) -> None:
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_suite(suite: Suite, provisioner: str, environment: Mapping[str, str]) -> dict[str, Outcome]:
-    """The outcome of every test of a suite, with the given provisioner as the default one."""
+def run_suite(
+    suite: Suite, provisioner: str, environment: Mapping[str, str], only: Collection[str] = ()
+) -> dict[str, Outcome]:
+    """The outcome of every test of a suite, or of those with these names only, with the given provisioner as the
+    default one."""
     with tempfile.TemporaryDirectory(prefix="upstream-") as scratch:
         report = Path(scratch) / "report.xml"
         variables = {**environment, "JUPYTER_DEFAULT_PROVISIONER_NAME": provisioner, "TMPDIR": scratch}
         command = [sys.executable, "-m", "pytest", *suite.files, f"--junitxml={report}", f"--basetemp={scratch}/base"]
         options = "-q -W ignore -o asyncio_default_fixture_loop_scope=function --timeout=120 -p no:cacheprovider "
         options += "--color=no --tb=short --no-showlocals --timeout-method=signal"
+        if only:
+            command += ["-k", " or ".join(sorted({test.rpartition("::")[2].partition("[")[0] for test in only}))]
         output = Path(scratch) / "output"
         with output.open("w") as file, suppress(subprocess.TimeoutExpired):
             subprocess.run(
@@ -208,13 +213,16 @@ def judge(
             print(f"  LOCAL TOO {test}")
         else:
             print(f"  FAILED    {test}\n{indent(outcome.text)}")
-            unexplained.append(f"{suite.name} {test}")
-    return unexplained + missing(suite, ours, local)
+            unexplained.append(test)
+    return unexplained + missing(ours, local)
 
 
-def missing(suite: Suite, ours: dict[str, Outcome], local: dict[str, Outcome]) -> list[str]:
+def missing(ours: dict[str, Outcome], local: dict[str, Outcome]) -> list[str]:
     """Tests that ran locally and not with us: a crash of the run must not pass for success."""
-    return [f"{suite.name} {test} (did not run)" for test in local if test not in ours]
+    absent = [test for test in local if test not in ours]
+    for test in absent:
+        print(f"  DID NOT RUN {test}")
+    return absent
 
 
 def indent(text: str, lines: int = 5) -> str:
@@ -267,14 +275,26 @@ def run_ours(
     suites: list[Suite], local: list[dict[str, Outcome]], chosen: argparse.Namespace, environment: Mapping[str, str]
 ) -> list[str]:
     """Every suite with our provisioner; returns the unexplained failures."""
-    known, bad = explained(), []
-    with sojourn(chosen.sandbox) as ours_environment, ThreadPoolExecutor(chosen.parallel) as pool:
+    known, again = explained(), []
+    with sojourn(chosen.sandbox) as ours_environment:
         together = {**ours_environment, "PYTHONPATH": environment["PYTHONPATH"]}
-        results = pool.map(lambda suite: run_suite(suite, "sojourn-provisioner", together), suites)
-        for suite, ours, beside in zip(suites, results, local, strict=True):
-            print(f"{suite.name}, {chosen.sandbox} sandboxes: {tally(ours)}", flush=True)
-            bad += judge(suite, ours, beside, known, chosen.sandbox)
-    return bad
+        with ThreadPoolExecutor(chosen.parallel) as pool:
+            results = pool.map(lambda suite: run_suite(suite, "sojourn-provisioner", together), suites)
+            for suite, ours, beside in zip(suites, results, local, strict=True):
+                print(f"{suite.name}, {chosen.sandbox} sandboxes: {tally(ours)}", flush=True)
+                if bad := judge(suite, ours, beside, known, chosen.sandbox):
+                    again.append((suite, beside, bad))
+        return [
+            f"{suite.name} {test}" for suite, beside, bad in again for test in once_more(suite, beside, bad, together)
+        ]
+
+
+def once_more(suite: Suite, local: dict[str, Outcome], bad: list[str], environment: Mapping[str, str]) -> list[str]:
+    """Those that fail again, by themselves: a machine that was too busy for a moment is told from a defect."""
+    print(f"{suite.name}, once more: {', '.join(bad)}", flush=True)
+    ours = run_suite(suite, "sojourn-provisioner", environment, only=bad)
+    beside = {test: local[test] for test in bad if test in local}
+    return judge(suite, {test: ours[test] for test in bad if test in ours}, beside, [], "")
 
 
 if __name__ == "__main__":

@@ -322,6 +322,27 @@ async def test_a_move_from_end_to_end(house: Running) -> None:
     assert [one.do for one in here.heard][-1] == "commit_move"
 
 
+async def test_the_next_move_waits_while_the_last_ones_source_frees_its_copy(house: Running) -> None:
+    here, there = await house.pair()
+    view = await house.session()
+    here.silent = {"commit_move"}
+    moving = asyncio.create_task(house.client.move("analysis", "there"))
+    await here.heard_of(wire.Depart)
+    await thaw(there)
+    await moving
+    await fill(there)
+    commit = await here.heard_of(wire.CommitMove)
+    assert (await house.client.session(view.id)).status is SessionStatus.RUNNING
+    back = asyncio.create_task(house.client.move("analysis", "here"))
+    await asyncio.sleep(0.1)
+    assert not back.done()
+    assert not [one for one in there.heard if isinstance(one, wire.Depart)]
+    await here.report(wire.MoveCommitted(move=commit.move, session=view.id))
+    await there.heard_of(wire.Depart)
+    await thaw(here, incarnation=3)
+    assert (await back).session.node == "here"
+
+
 async def test_there_already(house: Running) -> None:
     await house.pair()
     await house.session()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from contextlib import suppress
 
 from sojourn.client.words import Moved, MoveRequest, Until
 from sojourn.controller.images import Images
@@ -17,6 +19,8 @@ from sojourn.placement import needs_of
 _THAWED = frozenset({MovePhase.FILLING, MovePhase.COMMITTING, MovePhase.DONE, MovePhase.FAILED})
 _FILLED = frozenset({MovePhase.DONE, MovePhase.FAILED})
 """Not `committing`: who waited to the end may ask for the next move at once."""
+COMMIT_SECONDS = 10.0
+"""How long the next move is held back, rather than refused, while the last one's source still frees its copy."""
 _REACHED: dict[Until, frozenset[MovePhase]] = {
     "accepted": frozenset(MovePhase),
     "thawed": _THAWED,
@@ -49,6 +53,7 @@ class Moves:
     ) -> tuple[Move | None, MovePlan]:
         """The move just begun; None if there is nothing to move, if it is only planned, or if it is to be by objects
         and the session asks for it `in_cell`, a cell of its own that has to end first."""
+        session = await self._committed(session)
         prospect = await self._plans.prospect(session, asked, in_cell)
         plan = prospect.plan
         if plan.source == plan.target:
@@ -65,6 +70,16 @@ class Moves:
             brought = await self._images.bring_for(session, session.spec, plan.target)
             ahead = (Shipment(what="image", done_bytes=brought, total_bytes=brought),) if brought else ()
         return self._reconciler.apply(session.id, self._wanted(asked, plan, identity, ahead)).move, plan
+
+    async def _committed(self, session: Session) -> Session:
+        """The session, once its last move is over, if that one has nothing left to do but to free the source's copy."""
+
+        def over(now: Session) -> bool:
+            return now.moving is None or now.moving.phase is not MovePhase.COMMITTING
+
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(self._reconciler.until(session.id, over), COMMIT_SECONDS)
+        return self._reconciler.get(session.id)
 
     def _wanted(
         self, asked: MoveRequest, plan: MovePlan, identity: str | None, ahead: tuple[Shipment, ...]
