@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -34,3 +35,26 @@ def kernel(sojourner: sojourn.Client) -> Iterator[tuple[Any, Any]]:
     manager, client = start_kernel()
     yield manager, client
     end_kernel(manager, client)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that fails says what became of its session: what its client saw is only the last of it."""
+    try:
+        return (yield)
+    except Exception as failed:
+        with suppress(Exception):  # the failure is worth more than what explains it
+            for line in _fate(item):
+                failed.add_note(line)
+        raise
+
+
+def _fate(item: pytest.Item) -> Iterator[str]:
+    found = getattr(item, "funcargs", {})
+    client, manager = found["sojourner"], found["kernel"][0]
+    session = client.session(manager.provisioner.session)
+    yield f"{session.name} on {session.node}: {session.status}, epoch {session.epoch}. {session.reason}".rstrip()
+    for move in client.moves():
+        if move.session in (session.id, session.name):
+            why = f", {move.error}" if move.error else ""
+            yield f"{move.strategy} from {move.source} to {move.target}: {move.phase}{why}"
